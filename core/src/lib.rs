@@ -1,0 +1,26 @@
+//! The domain of ArtifactDB and the doors to its back ends.
+//!
+//! Two halves. The pure one (`id`, `gprn`, `permissions`, `query`, `mapping`, `document`, `keys`,
+//! `config`, `upload`, `state`) computes and never performs IO. The other one holds the doors
+//! (`store`, `lease`, `queue`, `search`, `clock`: traits, and the S3 client behind the feature
+//! `store`) and the protocol that writes a version through them (`versions`). The pure half never
+//! imports the other. No HTTP server and no Kubernetes here.
+
+pub mod config;
+pub mod document;
+pub mod gprn;
+pub mod id;
+pub mod keys;
+pub mod mapping;
+pub mod permissions;
+pub mod query;
+pub mod state;
+pub mod timestamp;
+pub mod upload;
+
+pub mod clock;
+pub mod lease;
+pub mod queue;
+pub mod search;
+pub mod store;
+pub mod versions;

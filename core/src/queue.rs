@@ -1,0 +1,117 @@
+//! The door to the task queue and the job records.
+//!
+//! Delivery is at least once and in no order that a task may rely on; tasks are idempotent. What is
+//! lost here is found again in S3 by the sweeper.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use thiserror::Error;
+
+use crate::id::{Project, Version};
+use crate::state::Epoch;
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "task", rename_all = "kebab-case")]
+pub enum Task {
+    /// Write the documents of a completed version.
+    Index {
+        project: Project,
+        version: Version,
+        epoch: Epoch,
+    },
+    /// Write the documents of a project again, with its permissions as they are now. `tick` is the
+    /// change that asked for it.
+    Permissions { project: Project, tick: Epoch },
+    /// Remove what an abort or an expiry left.
+    Remove {
+        project: Project,
+        version: Version,
+        epoch: Epoch,
+    },
+}
+
+impl Task {
+    pub fn project(&self) -> &Project {
+        match self {
+            Task::Index { project, .. }
+            | Task::Permissions { project, .. }
+            | Task::Remove { project, .. } => project,
+        }
+    }
+}
+
+/// One stream per priority; a worker empties the first before it looks at the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Priority {
+    Interactive,
+    Bulk,
+    Maintenance,
+}
+
+/// A task handed to a worker, which must answer with `finish` or `retry`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Delivery {
+    pub receipt: u64,
+    pub task: Task,
+    pub priority: Priority,
+    /// From 1.
+    pub attempt: u32,
+}
+
+/// The states that clients poll for (CONTRACT section 3.6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum JobStatus {
+    Pending,
+    Started,
+    Retry,
+    Success,
+    Failure,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JobRecord {
+    pub status: JobStatus,
+    pub result: Value,
+    /// What went wrong, for people.
+    pub error: Option<String>,
+    pub done: Option<Timestamp>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("the task queue is unavailable: {0}")]
+pub struct QueueError(pub String);
+
+#[async_trait]
+pub trait Queue: Send + Sync {
+    /// Adds a task. One that already waits is not added twice.
+    async fn enqueue(&self, task: Task, priority: Priority) -> Result<(), QueueError>;
+
+    /// Waits for the next task.
+    async fn next(&self) -> Result<Delivery, QueueError>;
+
+    async fn finish(
+        &self,
+        delivery: &Delivery,
+        outcome: Result<Value, String>,
+    ) -> Result<(), QueueError>;
+
+    /// Gives a task back, to be delivered again after `delay`.
+    async fn retry(
+        &self,
+        delivery: &Delivery,
+        error: &str,
+        delay: Duration,
+    ) -> Result<(), QueueError>;
+
+    /// What is known of a task's job; records expire.
+    async fn job(&self, task: &Task) -> Result<Option<JobRecord>, QueueError>;
+
+    /// Tasks that wait, and tasks in hand.
+    async fn depth(&self) -> Result<(usize, usize), QueueError>;
+}

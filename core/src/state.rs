@@ -1,0 +1,390 @@
+//! The two objects that only compare-and-swap changes, `head.json` of a project and `state.json` of
+//! a version, with every legal transition; and the immutable promise and manifest beside them.
+//!
+//! Pure: no store, no clock. The protocol that moves them through a store is `versions`.
+//! See DESIGN section 5.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::id::{ArtifactId, FilePath, Version};
+use crate::permissions::Permissions;
+
+/// A point on the project's clock.
+pub type Epoch = u64;
+
+/// `<project>/..meta/head.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Head {
+    /// Only grows. Numbers lease epochs, permission changes and deletions, and is the external
+    /// version of every index write.
+    pub clock: Epoch,
+    /// The highest revision given so far.
+    #[serde(default)]
+    pub revision: u64,
+    /// The version that owns the highest revision among those that still exist.
+    #[serde(default)]
+    pub latest: Option<Latest>,
+    /// Tick of the last permission change; documents written from older permissions lose to it.
+    #[serde(default)]
+    pub permissions: Epoch,
+    /// What is not finished, by version: what the sweeper looks at instead of at every object.
+    #[serde(default)]
+    pub pending: BTreeMap<Version, Pending>,
+    /// Permission changes whose documents are not written yet: the tick by scope (`None` in JSON
+    /// as the empty text: the whole project).
+    #[serde(default)]
+    pub permission_changes: BTreeMap<String, Epoch>,
+    /// Versions by their revision, for `NUM-3` in place of a version.
+    #[serde(default)]
+    pub revisions: BTreeMap<u64, Version>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Latest {
+    pub version: Version,
+    pub revision: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Pending {
+    pub epoch: Epoch,
+    pub work: Work,
+    /// Set once the completion has been given its number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<u64>,
+    /// When the sweeper has to act: the upload's deadline, or the expiry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub due: Option<Timestamp>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Work {
+    /// An upload runs until `due`.
+    Upload,
+    /// Completed; its documents are to be indexed.
+    Index,
+    /// Indexed, and to be removed when `due`.
+    Expire,
+    /// Aborted or expired; objects and documents are to be deleted.
+    Remove,
+}
+
+impl Head {
+    /// Moves the clock on and records that an upload of `version` has begun.
+    pub fn begin(&mut self, version: &Version, deadline: Timestamp) -> Epoch {
+        self.clock += 1;
+        self.pending.insert(
+            version.clone(),
+            Pending {
+                epoch: self.clock,
+                work: Work::Upload,
+                revision: None,
+                due: Some(deadline),
+            },
+        );
+        self.clock
+    }
+
+    /// Gives the completion of `version` at `epoch` its revision, once. `None` when a later epoch
+    /// or a removal has taken the version over.
+    pub fn assign_revision(&mut self, version: &Version, epoch: Epoch) -> Option<u64> {
+        let pending = self.pending.get_mut(version)?;
+        if pending.epoch != epoch {
+            return None;
+        }
+        match (pending.work, pending.revision) {
+            (Work::Upload | Work::Index, None) => {
+                self.revision += 1;
+                pending.work = Work::Index;
+                pending.revision = Some(self.revision);
+                pending.due = None;
+                self.revisions.retain(|_, known| known != version);
+                self.revisions.insert(self.revision, version.clone());
+                self.latest = Some(Latest {
+                    version: version.clone(),
+                    revision: self.revision,
+                });
+                Some(self.revision)
+            }
+            (Work::Index | Work::Expire, Some(revision)) => Some(revision),
+            _ => None,
+        }
+    }
+
+    /// Records that the documents of `version` at `epoch` are written; `expires` keeps it in view.
+    pub fn indexed(&mut self, version: &Version, epoch: Epoch, expires: Option<Timestamp>) -> bool {
+        let Some(pending) = self.pending.get_mut(version) else {
+            return false;
+        };
+        if pending.epoch != epoch || pending.work != Work::Index {
+            return false;
+        }
+        match expires {
+            Some(due) => {
+                pending.work = Work::Expire;
+                pending.due = Some(due);
+            }
+            None => {
+                self.pending.remove(version);
+            }
+        }
+        true
+    }
+
+    /// Records that `version` at `epoch` is gone; returns the tick that deletes its documents.
+    pub fn removing(&mut self, version: &Version, epoch: Epoch) -> Option<Epoch> {
+        let pending = self.pending.get(version);
+        if pending.is_some_and(|pending| pending.epoch > epoch) {
+            return None;
+        }
+        self.clock += 1;
+        self.pending.insert(
+            version.clone(),
+            Pending {
+                epoch,
+                work: Work::Remove,
+                revision: None,
+                due: None,
+            },
+        );
+        self.revisions.retain(|_, known| known != version);
+        self.latest = self.revisions.last_key_value().map(|(revision, version)| Latest {
+            version: version.clone(),
+            revision: *revision,
+        });
+        Some(self.clock)
+    }
+
+    /// Records that nothing of `version` at `epoch` is left.
+    pub fn removed(&mut self, version: &Version, epoch: Epoch) -> bool {
+        let done = self
+            .pending
+            .get(version)
+            .is_some_and(|pending| pending.epoch == epoch && pending.work == Work::Remove);
+        if done {
+            self.pending.remove(version);
+        }
+        done
+    }
+
+    /// Records a permission change of one version, or of the whole project.
+    pub fn permission_change(&mut self, version: Option<&Version>) -> Epoch {
+        self.clock += 1;
+        let scope = version.map_or_else(String::new, ToString::to_string);
+        self.permission_changes.insert(scope, self.clock);
+        self.clock
+    }
+
+    /// The tick under which documents are written for every change recorded so far. It is taken
+    /// after the permission file was written and before it is read back, so that whoever writes
+    /// documents under this tick or a later one has seen the new file.
+    pub fn permission_tick(&mut self) -> Epoch {
+        self.clock += 1;
+        self.permissions = self.clock;
+        self.clock
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    Uploading,
+    Completed,
+    Indexed,
+    Aborted,
+    Expired,
+}
+
+impl Stage {
+    /// Whether readers may see the version's files.
+    pub fn is_published(self) -> bool {
+        matches!(self, Stage::Completed | Stage::Indexed)
+    }
+}
+
+/// `<project>/<version>/..meta/state.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VersionState {
+    pub epoch: Epoch,
+    pub stage: Stage,
+    pub owner: String,
+    pub started_at: Timestamp,
+    pub deadline: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
+    /// Names the promise object of this upload.
+    pub upload: String,
+    /// The lease that the upload holds.
+    pub lease: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub completed_at: Option<Timestamp>,
+    /// Names the manifest object that the completion wrote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest: Option<String>,
+    /// Why its documents could not be indexed, when that is not the fault of a server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
+    /// How many documents were indexed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub documents: Option<u64>,
+    /// A published epoch that an upload over it is about to replace (`versions.mutable`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaces: Option<Box<VersionState>>,
+}
+
+impl VersionState {
+    /// The state that readers see: its own, or the one that is being replaced.
+    pub fn published(&self) -> Option<&VersionState> {
+        if self.stage.is_published() {
+            Some(self)
+        } else {
+            self.replaces.as_deref().filter(|old| old.stage.is_published())
+        }
+    }
+
+    /// `uploading`@`epoch` → `completed`.
+    pub fn complete(&self, epoch: Epoch, manifest: &str, at: Timestamp) -> Option<VersionState> {
+        (self.stage == Stage::Uploading && self.epoch == epoch).then(|| VersionState {
+            stage: Stage::Completed,
+            manifest: Some(manifest.to_owned()),
+            completed_at: Some(at),
+            replaces: None,
+            ..self.clone()
+        })
+    }
+
+    /// `completed`@`epoch` → `indexed`.
+    pub fn indexed(&self, epoch: Epoch, documents: u64) -> Option<VersionState> {
+        (self.stage.is_published() && self.epoch == epoch).then(|| VersionState {
+            stage: Stage::Indexed,
+            failure: None,
+            documents: Some(documents),
+            ..self.clone()
+        })
+    }
+
+    /// `completed`@`epoch` keeps its stage and says why it is not indexed.
+    pub fn failed(&self, epoch: Epoch, reason: &str) -> Option<VersionState> {
+        (self.stage == Stage::Completed && self.epoch == epoch).then(|| VersionState {
+            failure: Some(reason.to_owned()),
+            ..self.clone()
+        })
+    }
+
+    /// `uploading`@`epoch` → `aborted`, or back to what it would have replaced.
+    pub fn abort(&self, epoch: Epoch) -> Option<VersionState> {
+        (self.stage == Stage::Uploading && self.epoch == epoch).then(|| match &self.replaces {
+            Some(old) => (**old).clone(),
+            None => VersionState {
+                stage: Stage::Aborted,
+                ..self.clone()
+            },
+        })
+    }
+
+    /// Published@`epoch` → `expired`.
+    pub fn expire(&self, epoch: Epoch) -> Option<VersionState> {
+        (self.stage.is_published() && self.epoch == epoch).then(|| VersionState {
+            stage: Stage::Expired,
+            ..self.clone()
+        })
+    }
+}
+
+/// What an upload promised: written once, then only links are added to it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Promise {
+    /// MD5 in hexadecimal where the request gave one.
+    pub files: BTreeMap<FilePath, Option<String>>,
+    pub links: BTreeMap<FilePath, ArtifactId>,
+}
+
+/// What a completion found: the content of a version.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Manifest {
+    pub files: BTreeMap<FilePath, FileEntry>,
+    #[serde(default)]
+    pub links: BTreeMap<FilePath, ArtifactId>,
+    /// Permissions that the completion sets, where it sets any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub permissions: Option<Permissions>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FileEntry {
+    pub size: u64,
+    pub etag: String,
+    /// The pinned object version, where the bucket keeps versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version_id: Option<String>,
+    pub uploaded: Timestamp,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn version(text: &str) -> Version {
+        Version::new(text).unwrap()
+    }
+
+    #[test]
+    fn a_revision_is_given_once_per_completion() {
+        let mut head = Head::default();
+        let at: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+        let (a, b) = (version("a"), version("b"));
+        let first = head.begin(&a, at);
+        let second = head.begin(&b, at);
+        assert_eq!((first, second), (1, 2));
+        assert_eq!(head.assign_revision(&b, second), Some(1));
+        assert_eq!(head.assign_revision(&b, second), Some(1));
+        assert_eq!(head.assign_revision(&a, first), Some(2));
+        assert_eq!(head.latest.as_ref().unwrap().version, a);
+        let again = head.begin(&a, at);
+        assert_eq!(head.assign_revision(&a, first), None, "stale epoch");
+        assert_eq!(head.assign_revision(&a, again), Some(3));
+        assert!(head.indexed(&a, again, None));
+        assert!(!head.indexed(&a, first, None));
+        assert_eq!(head.removing(&a, again), Some(4));
+        assert_eq!(head.latest.as_ref().unwrap().version, b);
+        assert!(head.removed(&a, again));
+    }
+
+    #[test]
+    fn no_transition_leaves_its_stage_twice() {
+        let at: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+        let state = VersionState {
+            epoch: 3,
+            stage: Stage::Uploading,
+            owner: "ann".into(),
+            started_at: at,
+            deadline: at,
+            expires_at: None,
+            upload: "u".into(),
+            lease: "l".into(),
+            completed_at: None,
+            manifest: None,
+            failure: None,
+            documents: None,
+            replaces: None,
+        };
+        assert!(state.complete(2, "m", at).is_none());
+        let completed = state.complete(3, "m", at).unwrap();
+        assert!(completed.complete(3, "m", at).is_none());
+        assert!(completed.abort(3).is_none());
+        let indexed = completed.indexed(3, 1).unwrap();
+        assert!(indexed.abort(3).is_none() && indexed.complete(3, "m", at).is_none());
+        assert!(state.abort(3).unwrap().complete(3, "m", at).is_none());
+        assert!(indexed.expire(3).unwrap().indexed(3, 1).is_none());
+    }
+}

@@ -1,0 +1,385 @@
+//! The store door on aws-sdk-s3.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use aws_sdk_s3::config::{BehaviorVersion, Region, retry::RetryConfig, timeout::TimeoutConfig};
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::primitives::{ByteStream, DateTime};
+use aws_sdk_s3::types::{Delete, ObjectIdentifier};
+use aws_sdk_s3::{Client, Config};
+use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
+use bytes::Bytes;
+use jiff::Timestamp;
+
+use super::{
+    Condition, Credentials, Listed, Object, ObjectRef, Presigner, Store, StoreError, Written,
+};
+use crate::config::StorageConfig;
+
+/// S3 takes at most this many keys in one delete request.
+const DELETE_BATCH: usize = 1000;
+const DEFAULT_ENDPOINT: &str = "https://s3.amazonaws.com";
+
+/// One bucket of an S3 service.
+#[derive(Debug, Clone)]
+pub struct S3Store {
+    client: Client,
+    bucket: String,
+    presigner: Presigner,
+    /// Whether listings name object versions.
+    versioned: bool,
+}
+
+impl S3Store {
+    /// Makes a client; nothing is sent yet.
+    pub fn new(storage: &StorageConfig, credentials: Credentials) -> Self {
+        let http = aws_smithy_http_client::Builder::new()
+            .tls_provider(Provider::Rustls(CryptoMode::Ring))
+            .build_https();
+        let endpoint = storage.endpoint.as_deref();
+        let mut config = Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::new(storage.region.clone()))
+            .force_path_style(storage.path_style)
+            .credentials_provider(aws_sdk_s3::config::Credentials::new(
+                &credentials.access_key,
+                &credentials.secret_key,
+                credentials.session_token.clone(),
+                None,
+                "artifactdb",
+            ))
+            .http_client(http)
+            // A retried conditional write may meet its own first attempt and report a conflict, so
+            // retries belong to the protocol and not to the client.
+            .retry_config(RetryConfig::disabled())
+            .timeout_config(
+                TimeoutConfig::builder()
+                    .connect_timeout(Duration::from_secs(5))
+                    .operation_timeout(Duration::from_secs(60))
+                    .build(),
+            )
+            .request_checksum_calculation(
+                aws_sdk_s3::config::RequestChecksumCalculation::WhenRequired,
+            )
+            .response_checksum_validation(
+                aws_sdk_s3::config::ResponseChecksumValidation::WhenRequired,
+            );
+        config.set_endpoint_url(endpoint.map(str::to_owned));
+        Self {
+            client: Client::from_conf(config.build()),
+            bucket: storage.bucket.clone(),
+            presigner: Presigner::new(
+                endpoint.unwrap_or(DEFAULT_ENDPOINT),
+                &storage.bucket,
+                &storage.region,
+                storage.path_style,
+                credentials,
+            ),
+            versioned: storage.version_pinning.unwrap_or(false),
+        }
+    }
+
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Tries conditional writes for real: some stores accept the headers and ignore them, and on
+    /// such a store nothing here would be safe.
+    pub async fn probe(&self) -> Result<(), StoreError> {
+        let key = format!("..meta/probe-{:016x}", rand::random::<u64>());
+        let first = self
+            .put(&key, Bytes::from_static(b"1"), Condition::IfAbsent)
+            .await?;
+        let again = self
+            .put(&key, Bytes::from_static(b"2"), Condition::IfAbsent)
+            .await;
+        let stale = self
+            .put(
+                &key,
+                Bytes::from_static(b"3"),
+                Condition::IfMatch("\"00000000000000000000000000000000\"".to_owned()),
+            )
+            .await;
+        let matching = self
+            .put(&key, Bytes::from_static(b"4"), Condition::IfMatch(first.etag))
+            .await;
+        self.delete(&[ObjectRef {
+            key,
+            version_id: None,
+        }])
+        .await?;
+        if again != Err(StoreError::Conflict) || stale != Err(StoreError::Conflict) {
+            return Err(StoreError::Refused(format!(
+                "bucket '{}' ignores If-None-Match or If-Match: concurrent writers would lose data on it",
+                self.bucket
+            )));
+        }
+        matching.map(|_| ())
+    }
+
+    async fn list_pages(
+        &self,
+        prefix: &str,
+        delimiter: Option<&str>,
+    ) -> Result<(Vec<Listed>, Vec<String>), StoreError> {
+        let (mut objects, mut folders) = (Vec::new(), Vec::new());
+        let mut token = None;
+        loop {
+            let page = self
+                .client
+                .list_objects_v2()
+                .bucket(&self.bucket)
+                .prefix(prefix)
+                .set_delimiter(delimiter.map(str::to_owned))
+                .set_continuation_token(token)
+                .send()
+                .await
+                .map_err(failure)?;
+            objects.extend(page.contents().iter().filter_map(|object| {
+                Some(Listed {
+                    key: object.key()?.to_owned(),
+                    size: u64::try_from(object.size()?).ok()?,
+                    etag: object.e_tag()?.to_owned(),
+                    version_id: None,
+                    last_modified: timestamp(object.last_modified()),
+                })
+            }));
+            folders.extend(page.common_prefixes().iter().filter_map(|folder| {
+                let name = folder.prefix()?.strip_prefix(prefix)?;
+                Some(name.trim_end_matches('/').to_owned())
+            }));
+            token = page.next_continuation_token().map(str::to_owned);
+            if token.is_none() {
+                return Ok((objects, folders));
+            }
+        }
+    }
+
+    async fn list_versions(&self, prefix: &str) -> Result<Vec<Listed>, StoreError> {
+        let mut objects = Vec::new();
+        let (mut key_marker, mut version_marker) = (None, None);
+        loop {
+            let page = self
+                .client
+                .list_object_versions()
+                .bucket(&self.bucket)
+                .prefix(prefix)
+                .set_key_marker(key_marker)
+                .set_version_id_marker(version_marker)
+                .send()
+                .await
+                .map_err(failure)?;
+            let current = page
+                .versions()
+                .iter()
+                .filter(|version| version.is_latest() == Some(true));
+            objects.extend(current.filter_map(|version| {
+                Some(Listed {
+                    key: version.key()?.to_owned(),
+                    size: u64::try_from(version.size()?).ok()?,
+                    etag: version.e_tag()?.to_owned(),
+                    version_id: version.version_id().map(str::to_owned),
+                    last_modified: timestamp(version.last_modified()),
+                })
+            }));
+            key_marker = page.next_key_marker().map(str::to_owned);
+            version_marker = page.next_version_id_marker().map(str::to_owned);
+            if page.is_truncated() != Some(true) || key_marker.is_none() {
+                return Ok(objects);
+            }
+        }
+    }
+}
+
+fn timestamp(at: Option<&DateTime>) -> Timestamp {
+    at.and_then(|at| Timestamp::from_millisecond(at.to_millis().ok()?).ok())
+        .unwrap_or_default()
+}
+
+fn failure<E: ProvideErrorMetadata, R>(error: SdkError<E, R>) -> StoreError
+where
+    SdkError<E, R>: std::error::Error + 'static,
+    R: HttpStatus,
+{
+    if let SdkError::ServiceError(service) = &error {
+        let status = service.raw().status_code();
+        let text = format!(
+            "{} {}",
+            service.err().code().unwrap_or("error"),
+            service.err().message().unwrap_or_default()
+        );
+        return match status {
+            409 | 412 => StoreError::Conflict,
+            429 | 500..=599 => StoreError::Unavailable(text),
+            _ => StoreError::Refused(text),
+        };
+    }
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(&error);
+    while let Some(inner) = source {
+        text = format!("{text}: {inner}");
+        source = inner.source();
+    }
+    StoreError::Unavailable(text)
+}
+
+/// The status of a raw response, whatever client it came through.
+trait HttpStatus {
+    fn status_code(&self) -> u16;
+}
+
+impl HttpStatus for aws_smithy_runtime_api::http::Response {
+    fn status_code(&self) -> u16 {
+        self.status().as_u16()
+    }
+}
+
+#[async_trait]
+impl Store for S3Store {
+    fn bucket(&self) -> &str {
+        &self.bucket
+    }
+
+    async fn get(&self, key: &str, version_id: Option<&str>) -> Result<Option<Object>, StoreError> {
+        let answer = self
+            .client
+            .get_object()
+            .bucket(&self.bucket)
+            .key(key)
+            .set_version_id(version_id.map(str::to_owned))
+            .send()
+            .await;
+        let object = match answer {
+            Ok(object) => object,
+            Err(error) if error.as_service_error().is_some_and(|e| e.is_no_such_key()) => {
+                return Ok(None);
+            }
+            Err(error)
+                if error
+                    .as_service_error()
+                    .and_then(ProvideErrorMetadata::code)
+                    .is_some_and(|code| matches!(code, "NoSuchVersion" | "NotFound")) =>
+            {
+                return Ok(None);
+            }
+            Err(error) => return Err(failure(error)),
+        };
+        let etag = object.e_tag().unwrap_or_default().to_owned();
+        let version_id = object.version_id().map(str::to_owned);
+        let last_modified = timestamp(object.last_modified());
+        let bytes = object
+            .body
+            .collect()
+            .await
+            .map_err(|error| StoreError::Unavailable(error.to_string()))?
+            .into_bytes();
+        Ok(Some(Object {
+            bytes,
+            etag,
+            version_id,
+            last_modified,
+        }))
+    }
+
+    async fn put(
+        &self,
+        key: &str,
+        bytes: Bytes,
+        condition: Condition,
+    ) -> Result<Written, StoreError> {
+        let request = self
+            .client
+            .put_object()
+            .bucket(&self.bucket)
+            .key(key)
+            .content_type("application/json")
+            .body(ByteStream::from(bytes));
+        let request = match condition {
+            Condition::Always => request,
+            Condition::IfAbsent => request.if_none_match("*"),
+            Condition::IfMatch(etag) => request.if_match(etag),
+        };
+        let conditional_on_absent = |error: &StoreError| {
+            // `If-Match` on an object that is gone: 404.
+            matches!(error, StoreError::Refused(text) if text.starts_with("NoSuchKey"))
+        };
+        match request.send().await.map_err(failure) {
+            Ok(written) => Ok(Written {
+                etag: written.e_tag().unwrap_or_default().to_owned(),
+                version_id: written.version_id().map(str::to_owned),
+            }),
+            Err(error) if conditional_on_absent(&error) => Err(StoreError::Conflict),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<Listed>, StoreError> {
+        if self.versioned {
+            self.list_versions(prefix).await
+        } else {
+            self.list_pages(prefix, None).await.map(|(objects, _)| objects)
+        }
+    }
+
+    async fn folders(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
+        self.list_pages(prefix, Some("/"))
+            .await
+            .map(|(_, folders)| folders)
+    }
+
+    async fn delete(&self, objects: &[ObjectRef]) -> Result<(), StoreError> {
+        for batch in objects.chunks(DELETE_BATCH) {
+            let identifiers = batch
+                .iter()
+                .filter_map(|object| {
+                    ObjectIdentifier::builder()
+                        .key(&object.key)
+                        .set_version_id(object.version_id.clone())
+                        .build()
+                        .ok()
+                })
+                .collect();
+            let delete = Delete::builder()
+                .set_objects(Some(identifiers))
+                .quiet(true)
+                .build()
+                .map_err(|error| StoreError::Refused(error.to_string()))?;
+            let answer = self
+                .client
+                .delete_objects()
+                .bucket(&self.bucket)
+                .delete(delete)
+                .send()
+                .await
+                .map_err(failure)?;
+            if let Some(error) = answer.errors().first() {
+                return Err(StoreError::Unavailable(format!(
+                    "cannot delete '{}': {}",
+                    error.key().unwrap_or_default(),
+                    error.message().unwrap_or_default()
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn presign_get(&self, key: &str, version_id: Option<&str>, now: Timestamp, seconds: u64) -> String {
+        let query: Vec<(&str, &str)> = version_id.map(|id| ("versionId", id)).into_iter().collect();
+        self.presigner.url("GET", key, &query, &[], now, seconds)
+    }
+
+    fn presign_put(
+        &self,
+        key: &str,
+        content_md5: Option<&str>,
+        now: Timestamp,
+        seconds: u64,
+    ) -> String {
+        let headers: Vec<(&str, &str)> = content_md5
+            .map(|md5| ("content-md5", md5))
+            .into_iter()
+            .collect();
+        self.presigner.url("PUT", key, &[], &headers, now, seconds)
+    }
+}

@@ -1,0 +1,266 @@
+//! Step 4: abort, expiry and a passed deadline. The state says so first; deletion follows.
+
+use super::{Versions, WriteError};
+use crate::id::{Project, Version};
+use crate::keys;
+use crate::queue::{Priority, Task};
+use crate::state::{Epoch, Stage, VersionState, Work};
+use crate::store::{Condition, ObjectRef, StoreError};
+
+impl Versions {
+    /// Aborts the upload at `epoch` (absent: the one that runs). Repeating it is harmless. A
+    /// completed version cannot be aborted.
+    pub async fn abort(
+        &self,
+        project: &Project,
+        version: &Version,
+        epoch: Option<Epoch>,
+    ) -> Result<(), WriteError> {
+        let over = |reason| WriteError::Superseded {
+            project: project.clone(),
+            version: version.clone(),
+            reason,
+        };
+        let Some((state, etag)) = self.state(project, version).await? else {
+            return Err(WriteError::NotFound);
+        };
+        if epoch.is_some_and(|epoch| epoch != state.epoch) {
+            return Err(over("a later upload of the version has begun"));
+        }
+        match state.stage {
+            Stage::Uploading => {}
+            Stage::Aborted => return Ok(()),
+            Stage::Completed | Stage::Indexed => {
+                return Err(WriteError::Refused(format!(
+                    "version '{version}' of project '{project}' is complete and can't be aborted"
+                )));
+            }
+            Stage::Expired => return Err(over("it has expired")),
+        }
+        self.end(project, version, &state, etag, state.abort(state.epoch))
+            .await
+    }
+
+    /// Expires the published version at `epoch`.
+    pub async fn expire(
+        &self,
+        project: &Project,
+        version: &Version,
+        epoch: Epoch,
+    ) -> Result<(), WriteError> {
+        let Some((state, etag)) = self.state(project, version).await? else {
+            return Ok(());
+        };
+        let ended = state.expire(epoch);
+        if ended.is_none() {
+            return Ok(());
+        }
+        self.end(project, version, &state, etag, ended).await
+    }
+
+    async fn end(
+        &self,
+        project: &Project,
+        version: &Version,
+        state: &VersionState,
+        etag: String,
+        ended: Option<VersionState>,
+    ) -> Result<(), WriteError> {
+        let Some(ended) = ended else {
+            return Ok(());
+        };
+        match self
+            .swap_state(project, version, &ended, Condition::IfMatch(etag))
+            .await
+        {
+            Ok(()) => {}
+            Err(StoreError::Conflict) => {
+                return Err(WriteError::Superseded {
+                    project: project.clone(),
+                    version: version.clone(),
+                    reason: "it was completed or aborted meanwhile",
+                });
+            }
+            Err(error) => return Err(error.into()),
+        }
+        let epoch = state.epoch;
+        if ended.stage.is_published() {
+            // Back to the version that it would have replaced: nothing to delete but the promise.
+            self.swap_head(project, |head| {
+                let own = head.pending.get(version).is_some_and(|p| p.epoch == epoch);
+                own.then(|| head.pending.remove(version)).map(|_| ())
+            })
+            .await?;
+            self.release(project, version, state).await;
+            return Ok(());
+        }
+        self.swap_head(project, |head| head.removing(version, epoch)).await?;
+        self.queue
+            .enqueue(
+                Task::Remove {
+                    project: project.clone(),
+                    version: version.clone(),
+                    epoch,
+                },
+                Priority::Maintenance,
+            )
+            .await?;
+        Ok(())
+    }
+
+    /// Deletes the files of a version that ended at `epoch`, as far as nobody uploads it anew, and
+    /// gives its lease back. Internal objects stay: they are the record.
+    pub async fn remove_files(
+        &self,
+        project: &Project,
+        version: &Version,
+        epoch: Epoch,
+    ) -> Result<(), WriteError> {
+        let prefix = keys::version_prefix(project, version);
+        let objects: Vec<ObjectRef> = self
+            .store
+            .list(&prefix)
+            .await?
+            .into_iter()
+            .filter(|object| keys::path_below(&prefix, &object.key).is_some())
+            .map(|object| ObjectRef {
+                key: object.key,
+                // Exactly this version: what a later upload writes under the key stays.
+                version_id: object.version_id,
+            })
+            .collect();
+        for batch in objects.chunks(1000) {
+            match self.state(project, version).await? {
+                Some((state, _)) if state.epoch == epoch && !state.stage.is_published() => {}
+                _ => break,
+            }
+            self.store.delete(batch).await?;
+        }
+        self.swap_head(project, |head| head.removed(version, epoch).then_some(()))
+            .await?;
+        if let Some((state, _)) = self.state(project, version).await?
+            && state.epoch == epoch
+        {
+            self.release(project, version, &state).await;
+        }
+        Ok(())
+    }
+
+    /// What is unfinished in a project and due: the sweeper's look at one head. Returns how many
+    /// entries it acted on.
+    pub async fn recover(&self, project: &Project) -> Result<usize, WriteError> {
+        let Some(head) = self.head(project).await? else {
+            return Ok(0);
+        };
+        let now = self.clock.now();
+        let mut acted = 0;
+        for (version, pending) in &head.pending {
+            let epoch = pending.epoch;
+            let due = pending.due.is_some_and(|due| due < now);
+            match pending.work {
+                Work::Upload => {
+                    // A completion may have died between the state and the head.
+                    match self.state(project, version).await? {
+                        Some((state, _))
+                            if state.epoch == epoch && state.stage.is_published() =>
+                        {
+                            self.finish_completion(project, version, &state).await?;
+                            acted += 1;
+                        }
+                        Some((state, _)) if state.epoch == epoch && due => {
+                            match self.abort(project, version, Some(epoch)).await {
+                                Ok(()) | Err(WriteError::Superseded { .. }) => acted += 1,
+                                Err(error) => return Err(error),
+                            }
+                        }
+                        // An abort that died between the state and the head.
+                        Some((state, _))
+                            if state.epoch == epoch && state.stage == Stage::Aborted =>
+                        {
+                            self.requeue_removal(project, version, epoch).await?;
+                            acted += 1;
+                        }
+                        Some((state, _)) if state.epoch == epoch => {}
+                        // The upload died before its state was written, or another took over.
+                        _ if due => {
+                            self.swap_head(project, |head| {
+                                let own = head
+                                    .pending
+                                    .get(version)
+                                    .is_some_and(|p| p.epoch == epoch && p.work == Work::Upload);
+                                own.then(|| head.pending.remove(version)).map(|_| ())
+                            })
+                            .await?;
+                        }
+                        _ => {}
+                    }
+                }
+                Work::Index => {
+                    let failed = self
+                        .state(project, version)
+                        .await?
+                        .is_some_and(|(state, _)| state.failure.is_some());
+                    if !failed {
+                        let task = Task::Index {
+                            project: project.clone(),
+                            version: version.clone(),
+                            epoch,
+                        };
+                        self.queue.enqueue(task, Priority::Bulk).await?;
+                        acted += 1;
+                    }
+                }
+                Work::Expire if due => {
+                    match self.expire(project, version, epoch).await {
+                        Ok(()) | Err(WriteError::Superseded { .. }) => acted += 1,
+                        Err(error) => return Err(error),
+                    }
+                    // An expiry that died between the state and the head.
+                    if let Some((state, _)) = self.state(project, version).await?
+                        && state.epoch == epoch
+                        && state.stage == Stage::Expired
+                    {
+                        self.requeue_removal(project, version, epoch).await?;
+                    }
+                }
+                Work::Expire => {}
+                Work::Remove => {
+                    self.requeue_removal(project, version, epoch).await?;
+                    acted += 1;
+                }
+            }
+        }
+        if let Some(tick) = head.permission_changes.values().max() {
+            let task = Task::Permissions {
+                project: project.clone(),
+                tick: *tick,
+            };
+            self.queue.enqueue(task, Priority::Bulk).await?;
+            acted += 1;
+        }
+        Ok(acted)
+    }
+
+    async fn requeue_removal(
+        &self,
+        project: &Project,
+        version: &Version,
+        epoch: Epoch,
+    ) -> Result<(), WriteError> {
+        self.swap_head(project, |head| {
+            let known = head.pending.get(version)?;
+            if known.epoch != epoch || known.work == Work::Remove {
+                return None;
+            }
+            head.removing(version, epoch)
+        })
+        .await?;
+        let task = Task::Remove {
+            project: project.clone(),
+            version: version.clone(),
+            epoch,
+        };
+        self.queue.enqueue(task, Priority::Maintenance).await?;
+        Ok(())
+    }
+}
