@@ -1,0 +1,162 @@
+//! The REST API of an instance.
+//!
+//! `routes` holds a module per resource; the table of routes is below, on one screen. `auth` says
+//! who calls, `access` what they may see or change, `error` how refusals look, `signer` makes what
+//! is handed out and believed when it comes back, `openapi` describes the handlers, `observe`
+//! measures them. No S3 keys and no engine here: those are core's.
+
+mod access;
+pub mod auth;
+mod error;
+mod extract;
+mod observe;
+mod openapi;
+mod routes;
+mod signer;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use artifactdb_core::config::InstanceConfig;
+use artifactdb_core::search::Search;
+use artifactdb_core::versions::Versions;
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::routing::{get, post, put};
+use http::StatusCode;
+use jsonschema::Validator;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::timeout::TimeoutLayer;
+
+use auth::{KeyError, StaticKey, Verifier};
+use observe::Metrics;
+use routes::{files, info, jobs, locks, permissions, projects, schemas, search, uploads};
+use signer::Signer;
+
+pub use error::ApiError;
+
+/// The largest body that any route reads, in bytes.
+const BODY_MAX: usize = 1024 * 1024;
+/// The same for upload requests: a hundred thousand names fit.
+const UPLOAD_BODY_MAX: usize = 24 * 1024 * 1024;
+/// Longest time that a request may take; completions of very large versions need it.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// What the handlers work with.
+pub struct App {
+    pub config: Arc<InstanceConfig>,
+    pub versions: Arc<Versions>,
+    pub search: Arc<dyn Search>,
+    verifier: Verifier,
+    signer: Signer,
+    validators: HashMap<String, Validator>,
+    metrics: Metrics,
+    stopping: AtomicBool,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    #[error("schema '{name}' cannot be used: {problem}")]
+    Schema { name: String, problem: String },
+}
+
+impl App {
+    /// `signing_key` is secret and the same in every replica.
+    pub fn new(
+        config: Arc<InstanceConfig>,
+        versions: Arc<Versions>,
+        search: Arc<dyn Search>,
+        static_keys: &[StaticKey],
+        signing_key: &[u8],
+    ) -> Result<Self, StartError> {
+        let mut validators = HashMap::new();
+        for item in &config.schemas.items {
+            let validator =
+                jsonschema::validator_for(&item.schema).map_err(|error| StartError::Schema {
+                    name: item.name(),
+                    problem: error.to_string(),
+                })?;
+            validators.insert(item.name(), validator);
+        }
+        Ok(Self {
+            verifier: Verifier::new(&config.auth, static_keys)?,
+            signer: Signer::new(signing_key),
+            validators,
+            metrics: Metrics::new(),
+            stopping: AtomicBool::new(false),
+            config,
+            versions,
+            search,
+        })
+    }
+
+    /// `/readyz` fails from now on, so that no new requests are sent here.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+}
+
+/// All routes.
+pub fn router(app: Arc<App>) -> Router {
+    let routes = Router::new()
+        .route("/", get(info::root))
+        .route("/status", get(info::status))
+        .route("/livez", get(info::livez))
+        .route("/readyz", get(info::readyz))
+        .route("/metrics", get(info::metrics))
+        .route("/openapi.json", get(openapi::document))
+        .route("/files/{*id}", get(files::file_or_metadata))
+        .route("/link/{*pair}", put(files::link))
+        .route("/projects", get(projects::list))
+        .route("/projects/lock", get(locks::all))
+        .route("/projects/{project}/versions", get(projects::versions))
+        .route("/projects/{project}/metadata", get(projects::metadata))
+        .route("/projects/{project}/version/{version}/metadata", get(projects::version_metadata))
+        .route("/projects/{project}/version/{version}/info", get(projects::version_info))
+        .route(
+            "/projects/{project}/version/{version}/upload",
+            post(uploads::upload).layer(DefaultBodyLimit::max(UPLOAD_BODY_MAX)),
+        )
+        .route("/projects/{project}/version/{version}/complete", put(uploads::complete))
+        .route("/projects/{project}/version/{version}/abort", put(uploads::abort))
+        .route("/projects/{project}/lock", get(locks::get).post(locks::lock).delete(locks::unlock))
+        .route(
+            "/projects/{project}/permissions",
+            get(permissions::of_project)
+                .put(permissions::set_of_project)
+                .delete(permissions::delete_of_project),
+        )
+        .route(
+            "/projects/{project}/version/{version}/permissions",
+            get(permissions::of_version)
+                .put(permissions::set_of_version)
+                .delete(permissions::delete_of_version),
+        )
+        .route("/search", get(search::search))
+        .route("/aggregate", get(search::aggregate))
+        .route("/scroll/{id}", get(search::scroll))
+        .route("/jobs/{id}", get(jobs::job))
+        .route("/schemas", get(schemas::types))
+        .route("/schemas/{type}", get(schemas::versions))
+        .route("/schemas/{type}/{version}", get(schemas::schema))
+        .route("/schema/clients", get(schemas::clients))
+        .route("/schema/validate", post(schemas::validate));
+    routes
+        .layer(DefaultBodyLimit::max(BODY_MAX))
+        .with_state(app.clone())
+        .merge(openapi::ui())
+        .fallback(observe::not_found)
+        .method_not_allowed_fallback(observe::wrong_method)
+        .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, REQUEST_TIMEOUT))
+        .layer(CatchPanicLayer::custom(observe::panicked))
+        .layer(axum::middleware::from_fn_with_state(app, observe::observe))
+}
+
+/// The service for a listener: the router behind what must come before routing.
+pub fn service(app: Arc<App>) -> observe::Normalised {
+    observe::Normalised::new(router(app))
+}

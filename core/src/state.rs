@@ -25,7 +25,7 @@ pub struct Head {
     /// The highest revision given so far.
     #[serde(default)]
     pub revision: u64,
-    /// The version that owns the highest revision among those that still exist.
+    /// The version that owns the highest revision among those that are there and indexed.
     #[serde(default)]
     pub latest: Option<Latest>,
     /// Tick of the last permission change; documents written from older permissions lose to it.
@@ -106,15 +106,17 @@ impl Head {
                 pending.due = None;
                 self.revisions.retain(|_, known| known != version);
                 self.revisions.insert(self.revision, version.clone());
-                self.latest = Some(Latest {
-                    version: version.clone(),
-                    revision: self.revision,
-                });
                 Some(self.revision)
             }
             (Work::Index | Work::Expire, Some(revision)) => Some(revision),
             _ => None,
         }
+    }
+
+    /// The revision that `version` owns.
+    pub fn revision_of(&self, version: &Version) -> Option<u64> {
+        let mut found = self.revisions.iter().filter(|(_, name)| *name == version);
+        found.next().map(|(revision, _)| *revision)
     }
 
     /// Records that the documents of `version` at `epoch` are written; `expires` keeps it in view.
@@ -134,7 +136,22 @@ impl Head {
                 self.pending.remove(version);
             }
         }
+        self.find_latest();
         true
+    }
+
+    /// The highest revision whose documents are written: readers of `latest` see no gap between a
+    /// completion and its indexing.
+    fn find_latest(&mut self) {
+        let mut written = self.revisions.iter().rev().filter(|(_, version)| {
+            self.pending
+                .get(*version)
+                .is_none_or(|pending| pending.work == Work::Expire)
+        });
+        self.latest = written.next().map(|(revision, version)| Latest {
+            version: version.clone(),
+            revision: *revision,
+        });
     }
 
     /// Records that `version` at `epoch` is gone; returns the tick that deletes its documents.
@@ -154,10 +171,7 @@ impl Head {
             },
         );
         self.revisions.retain(|_, known| known != version);
-        self.latest = self.revisions.last_key_value().map(|(revision, version)| Latest {
-            version: version.clone(),
-            revision: *revision,
-        });
+        self.find_latest();
         Some(self.clock)
     }
 
@@ -349,6 +363,9 @@ mod tests {
         assert_eq!(head.assign_revision(&b, second), Some(1));
         assert_eq!(head.assign_revision(&b, second), Some(1));
         assert_eq!(head.assign_revision(&a, first), Some(2));
+        assert_eq!(head.latest, None, "nothing is indexed");
+        assert!(head.indexed(&b, second, None));
+        assert!(head.indexed(&a, first, None));
         assert_eq!(head.latest.as_ref().unwrap().version, a);
         let again = head.begin(&a, at);
         assert_eq!(head.assign_revision(&a, first), None, "stale epoch");

@@ -171,6 +171,35 @@ impl Versions {
         Ok(())
     }
 
+    /// Whether a link is among those that an upload, running or completed, brings.
+    pub async fn confirm_link(
+        &self,
+        source: &ArtifactId,
+        target: &ArtifactId,
+    ) -> Result<(), WriteError> {
+        let (project, version) = (&source.project, &source.version);
+        let Some((state, _)) = self.state(project, version).await? else {
+            return Err(WriteError::NotFound);
+        };
+        let known = match (state.stage, &state.manifest) {
+            (Stage::Uploading, _) => {
+                let promise = self.promise(project, version, &state.upload).await?;
+                promise.links.get(&source.path) == Some(target)
+            }
+            (Stage::Completed | Stage::Indexed, Some(id)) => {
+                let manifest = self.manifest(project, version, id).await?;
+                manifest.links.get(&source.path) == Some(target)
+            }
+            _ => false,
+        };
+        match known {
+            true => Ok(()),
+            false => Err(WriteError::Refused(format!(
+                "'{source}' was not to link to '{target}' in this upload"
+            ))),
+        }
+    }
+
     pub(super) async fn promise(
         &self,
         project: &Project,

@@ -103,50 +103,52 @@ impl Versions {
         version: &Version,
         state: &VersionState,
     ) -> Result<Completed, WriteError> {
-        let epoch = state.epoch;
-        let head = self.head(project).await?.unwrap_or_default();
-        let pending = head.pending.get(version).filter(|own| own.epoch == epoch);
+        let revision = self.settle(project, version, state).await?;
         let task = Task::Index {
             project: project.clone(),
             version: version.clone(),
-            epoch,
+            epoch: state.epoch,
         };
-        let known = |head: &crate::state::Head| {
-            let found = head.revisions.iter().find(|(_, name)| *name == version);
-            found.map(|(revision, _)| *revision)
-        };
-        let revision = match pending {
-            // Everything was done, and the documents are written.
-            None => known(&head).ok_or(WriteError::NotFound)?,
-            Some(pending) => match pending.revision {
-                Some(revision) => revision,
-                None => {
-                    let id = state.manifest.as_deref().unwrap_or_default();
-                    let manifest = self.manifest(project, version, id).await?;
-                    if let Some(permissions) = &manifest.permissions {
-                        self.write_permissions_file(project, version, permissions).await?;
-                    }
-                    self.swap_head(project, |head| {
-                        let revision = head.assign_revision(version, epoch)?;
-                        Some(revision)
-                    })
-                    .await?
-                    .ok_or_else(|| WriteError::Superseded {
-                        project: project.clone(),
-                        version: version.clone(),
-                        reason: "the version was taken over",
-                    })?
-                }
-            },
-        };
-        if state.stage == Stage::Completed {
+        if state.stage == Stage::Completed && state.failure.is_none() {
             self.queue.enqueue(task.clone(), Priority::Interactive).await?;
         }
         Ok(Completed {
-            epoch,
+            epoch: state.epoch,
             revision,
             task,
         })
+    }
+
+    /// Writes the permissions of a completion and takes its revision, unless that is done; returns
+    /// the revision.
+    pub async fn settle(
+        &self,
+        project: &Project,
+        version: &Version,
+        state: &VersionState,
+    ) -> Result<u64, WriteError> {
+        let epoch = state.epoch;
+        let head = self.head(project).await?.unwrap_or_default();
+        let pending = head.pending.get(version).filter(|own| own.epoch == epoch);
+        let Some(pending) = pending else {
+            // Everything was done, and the documents are written.
+            return head.revision_of(version).ok_or(WriteError::NotFound);
+        };
+        if let Some(revision) = pending.revision {
+            return Ok(revision);
+        }
+        let id = state.manifest.as_deref().unwrap_or_default();
+        let manifest = self.manifest(project, version, id).await?;
+        if let Some(permissions) = &manifest.permissions {
+            self.write_permissions_file(project, version, permissions).await?;
+        }
+        self.swap_head(project, |head| head.assign_revision(version, epoch))
+            .await?
+            .ok_or_else(|| WriteError::Superseded {
+                project: project.clone(),
+                version: version.clone(),
+                reason: "the version was taken over",
+            })
     }
 
     /// `revision.json`, in the form that upstream writes.

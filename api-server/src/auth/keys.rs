@@ -1,0 +1,216 @@
+//! The keys that verify tokens: static ones, and those of identity providers, found through their
+//! discovery documents. Each key knows the algorithms and the issuer that it speaks for.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jsonwebtoken::jwk::{AlgorithmParameters, Jwk, JwkSet, PublicKeyUse};
+use jsonwebtoken::{Algorithm, DecodingKey};
+use parking_lot::RwLock;
+use serde::Deserialize;
+use thiserror::Error;
+use tokio::sync::Mutex;
+
+/// How long a provider's keys are believed before they are asked for again.
+const KEYS_LIFE: Duration = Duration::from_secs(12 * 3600);
+/// Shortest time between two fetches, whatever unknown keys tokens name.
+const FETCH_PAUSE: Duration = Duration::from_secs(10);
+const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
+
+#[derive(Debug, Error)]
+pub enum KeyError {
+    #[error("key '{kid}': {problem}")]
+    Unusable { kid: String, problem: String },
+}
+
+/// A key that the instance itself holds.
+#[derive(Debug, Clone)]
+pub struct StaticKey {
+    pub jwk: Jwk,
+    /// What `iss` must be, where the token has one.
+    pub issuer: Option<String>,
+}
+
+#[derive(Clone)]
+pub struct Key {
+    pub decoding: DecodingKey,
+    pub algorithms: Vec<Algorithm>,
+    pub issuer: Option<String>,
+    /// Whether a token without `iss` passes.
+    pub issuer_optional: bool,
+}
+
+/// All keys of an instance.
+pub struct Keys {
+    fixed: HashMap<String, Arc<Key>>,
+    providers: Vec<String>,
+    client: reqwest::Client,
+    fetched: RwLock<Fetched>,
+    fetching: Mutex<()>,
+}
+
+#[derive(Default)]
+struct Fetched {
+    /// Keys of a provider that does not answer now stay: tokens go on working.
+    by_provider: HashMap<String, HashMap<String, Arc<Key>>>,
+    at: Option<Instant>,
+}
+
+#[derive(Deserialize)]
+struct Discovery {
+    issuer: String,
+    jwks_uri: String,
+}
+
+impl Keys {
+    pub fn new(fixed: &[StaticKey], providers: Vec<String>) -> Result<Self, KeyError> {
+        let mut known = HashMap::new();
+        for key in fixed {
+            let kid = key.jwk.common.key_id.clone().unwrap_or_default();
+            let unusable = |problem: String| KeyError::Unusable {
+                kid: kid.clone(),
+                problem,
+            };
+            let algorithms = algorithms(&key.jwk)
+                .ok_or_else(|| unusable("its type or algorithm is not supported".to_owned()))?;
+            let decoding =
+                DecodingKey::from_jwk(&key.jwk).map_err(|error| unusable(error.to_string()))?;
+            let own = Key {
+                decoding,
+                algorithms,
+                issuer: key.issuer.clone(),
+                issuer_optional: true,
+            };
+            known.insert(kid, Arc::new(own));
+        }
+        Ok(Self {
+            fixed: known,
+            providers,
+            client: reqwest::Client::builder()
+                .timeout(FETCH_TIMEOUT)
+                .build()
+                .unwrap_or_default(),
+            fetched: RwLock::new(Fetched::default()),
+            fetching: Mutex::new(()),
+        })
+    }
+
+    /// The key of this id. Providers are asked when their keys are old, or do not hold it.
+    pub async fn find(&self, kid: &str) -> Option<Arc<Key>> {
+        if let Some(key) = self.fixed.get(kid) {
+            return Some(key.clone());
+        }
+        if self.providers.is_empty() {
+            return None;
+        }
+        match self.look(kid) {
+            (Some(key), true) => Some(key),
+            (found, _) => {
+                self.fetch().await;
+                self.look(kid).0.or(found)
+            }
+        }
+    }
+
+    fn look(&self, kid: &str) -> (Option<Arc<Key>>, bool) {
+        let fetched = self.fetched.read();
+        let fresh = fetched.at.is_some_and(|at| at.elapsed() < KEYS_LIFE);
+        let key = fetched
+            .by_provider
+            .values()
+            .find_map(|keys| keys.get(kid))
+            .cloned();
+        (key, fresh)
+    }
+
+    async fn fetch(&self) {
+        let _one_at_a_time = self.fetching.lock().await;
+        let recent = self
+            .fetched
+            .read()
+            .at
+            .is_some_and(|at| at.elapsed() < FETCH_PAUSE);
+        if recent {
+            return;
+        }
+        for provider in &self.providers {
+            match self.fetch_one(provider).await {
+                Ok(keys) => {
+                    self.fetched
+                        .write()
+                        .by_provider
+                        .insert(provider.clone(), keys);
+                }
+                Err(error) => {
+                    tracing::warn!(provider, %error, "cannot fetch the keys of an identity provider");
+                }
+            }
+        }
+        self.fetched.write().at = Some(Instant::now());
+    }
+
+    async fn fetch_one(&self, url: &str) -> reqwest::Result<HashMap<String, Arc<Key>>> {
+        let get = |url: String| async move {
+            self.client.get(url).send().await?.error_for_status()
+        };
+        let discovery: Discovery = get(url.to_owned()).await?.json().await?;
+        let set: JwkSet = get(discovery.jwks_uri).await?.json().await?;
+        let mut keys = HashMap::new();
+        for jwk in set.keys {
+            let Some(kid) = jwk.common.key_id.clone() else {
+                continue;
+            };
+            let encrypts = jwk.common.public_key_use == Some(PublicKeyUse::Encryption);
+            // A shared secret has no place in a public document.
+            let secret = matches!(jwk.algorithm, AlgorithmParameters::OctetKey(_));
+            if encrypts || secret {
+                continue;
+            }
+            let (Some(algorithms), Ok(decoding)) = (algorithms(&jwk), DecodingKey::from_jwk(&jwk))
+            else {
+                continue;
+            };
+            let key = Key {
+                decoding,
+                algorithms,
+                issuer: Some(discovery.issuer.clone()),
+                issuer_optional: false,
+            };
+            keys.insert(kid, Arc::new(key));
+        }
+        Ok(keys)
+    }
+}
+
+/// The algorithms that a key may be used with: never those of another type of key.
+fn algorithms(jwk: &Jwk) -> Option<Vec<Algorithm>> {
+    use jsonwebtoken::jwk::EllipticCurve;
+    let family = match &jwk.algorithm {
+        AlgorithmParameters::RSA(_) => vec![
+            Algorithm::RS256,
+            Algorithm::RS384,
+            Algorithm::RS512,
+            Algorithm::PS256,
+            Algorithm::PS384,
+            Algorithm::PS512,
+        ],
+        AlgorithmParameters::EllipticCurve(curve) => match curve.curve {
+            EllipticCurve::P256 => vec![Algorithm::ES256],
+            EllipticCurve::P384 => vec![Algorithm::ES384],
+            _ => return None,
+        },
+        AlgorithmParameters::OctetKeyPair(_) => vec![Algorithm::EdDSA],
+        AlgorithmParameters::OctetKey(_) => {
+            vec![Algorithm::HS256, Algorithm::HS384, Algorithm::HS512]
+        }
+        _ => return None,
+    };
+    match &jwk.common.key_algorithm {
+        None => Some(family),
+        Some(named) => {
+            let named: Algorithm = named.to_string().parse().ok()?;
+            family.contains(&named).then(|| vec![named])
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! Typed extractors whose refusals are this API's errors.
+
+use std::collections::BTreeMap;
+
+use artifactdb_core::id::{Project, Version, VersionRef};
+use axum::body::Bytes;
+use axum::extract::{FromRequest, FromRequestParts, Path, RawQuery, Request};
+use http::StatusCode;
+use http::request::Parts;
+use percent_encoding::percent_decode_str;
+use serde::de::DeserializeOwned;
+
+use crate::error::{ApiError, ApiResult};
+
+/// The query parameters by name. Of one that is given twice, the last counts.
+pub struct Params(pub BTreeMap<String, String>);
+
+impl<S: Send + Sync> FromRequestParts<S> for Params {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> ApiResult<Self> {
+        let RawQuery(query) = RawQuery::from_request_parts(parts, state)
+            .await
+            .unwrap_or(RawQuery(None));
+        let mut params = BTreeMap::new();
+        for pair in query.as_deref().unwrap_or_default().split('&') {
+            if pair.is_empty() {
+                continue;
+            }
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            params.insert(decode(name)?, decode(value)?);
+        }
+        Ok(Self(params))
+    }
+}
+
+fn decode(text: &str) -> ApiResult<String> {
+    let spaced = text.replace('+', " ");
+    percent_decode_str(&spaced)
+        .decode_utf8()
+        .map(|text| text.into_owned())
+        .map_err(|_| ApiError::bad_request("the query is not UTF-8"))
+}
+
+impl Params {
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+
+    pub fn required(&self, name: &str) -> ApiResult<&str> {
+        self.get(name)
+            .ok_or_else(|| ApiError::unprocessable(format!("query parameter '{name}' is required")))
+    }
+
+    /// `true`, `1`, `yes` and `on`, or their opposites.
+    pub fn flag(&self, name: &str) -> ApiResult<bool> {
+        match self.get(name).map(str::to_ascii_lowercase).as_deref() {
+            None | Some("" | "false" | "0" | "no" | "off") => Ok(false),
+            Some("true" | "1" | "yes" | "on") => Ok(true),
+            Some(_) => Err(ApiError::unprocessable(format!(
+                "query parameter '{name}' must be true or false"
+            ))),
+        }
+    }
+
+    /// A whole number in a range; 422 outside it.
+    pub fn number(&self, name: &str, default: u64, range: (u64, u64)) -> ApiResult<u64> {
+        let Some(text) = self.get(name) else {
+            return Ok(default);
+        };
+        text.parse()
+            .ok()
+            .filter(|number| (range.0..=range.1).contains(number))
+            .ok_or_else(|| {
+                ApiError::unprocessable(format!(
+                    "query parameter '{name}' must be a number from {} to {}",
+                    range.0, range.1
+                ))
+            })
+    }
+}
+
+/// The parts of the path, decoded.
+async fn path<S: Send + Sync, T: DeserializeOwned + Send>(
+    parts: &mut Parts,
+    state: &S,
+) -> ApiResult<T> {
+    Path::<T>::from_request_parts(parts, state)
+        .await
+        .map(|Path(value)| value)
+        .map_err(|error| ApiError::bad_request(format!("Malformed path: {}", error.body_text())))
+}
+
+/// `{project}` of the path.
+pub struct ProjectPath(pub Project);
+
+impl<S: Send + Sync> FromRequestParts<S> for ProjectPath {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> ApiResult<Self> {
+        let text: String = path(parts, state).await?;
+        Ok(Self(Project::new(text)?))
+    }
+}
+
+/// `{project}` and a concrete `{version}` of the path.
+pub struct VersionPath(pub Project, pub Version);
+
+impl<S: Send + Sync> FromRequestParts<S> for VersionPath {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> ApiResult<Self> {
+        let (project, version): (String, String) = path(parts, state).await?;
+        Ok(Self(Project::new(project)?, Version::new(version)?))
+    }
+}
+
+/// `{project}` and a `{version}` that may be a revision or `latest`.
+pub struct VersionRefPath(pub Project, pub VersionRef);
+
+impl<S: Send + Sync> FromRequestParts<S> for VersionRefPath {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> ApiResult<Self> {
+        let (project, version): (String, String) = path(parts, state).await?;
+        Ok(Self(Project::new(project)?, VersionRef::parse(&version)?))
+    }
+}
+
+/// One text of the path.
+pub struct TextPath(pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for TextPath {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> ApiResult<Self> {
+        path(parts, state).await.map(Self)
+    }
+}
+
+/// A JSON body; its content type does not matter. `None` when it is empty.
+pub struct Body<T>(pub Option<T>);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> ApiResult<Self> {
+        let bytes = Bytes::from_request(request, state).await.map_err(|error| {
+            match error.status() {
+                StatusCode::PAYLOAD_TOO_LARGE => ApiError::new(
+                    StatusCode::PAYLOAD_TOO_LARGE,
+                    "the body is larger than this route takes",
+                ),
+                _ => ApiError::bad_request("the body could not be read"),
+            }
+        })?;
+        if bytes.iter().all(u8::is_ascii_whitespace) {
+            return Ok(Self(None));
+        }
+        serde_json::from_slice(&bytes)
+            .map(|value| Self(Some(value)))
+            .map_err(|error| ApiError::unprocessable(format!("invalid request body: {error}")))
+    }
+}
+
+impl<T> Body<T> {
+    pub fn required(self) -> ApiResult<T> {
+        self.0
+            .ok_or_else(|| ApiError::unprocessable("invalid request body: it is empty"))
+    }
+}

@@ -1,0 +1,41 @@
+//! The description of the API, generated from the handlers, and the page that shows it.
+
+use axum::Json;
+use axum::Router;
+use utoipa::OpenApi;
+use utoipa_swagger_ui::SwaggerUi;
+
+use crate::routes::{files, info, jobs, locks, permissions, projects, schemas, search, uploads};
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "ArtifactDB",
+        description = "Versioned data with metadata, search and permissions. Errors are JSON with `status` and `reason`.",
+    ),
+    paths(
+        info::root, info::status, info::livez, info::readyz, info::metrics,
+        files::metadata, files::download, files::link,
+        projects::list, projects::versions, projects::metadata, projects::version_metadata,
+        projects::version_info,
+        uploads::upload, uploads::complete, uploads::abort,
+        locks::get, locks::all, locks::lock, locks::unlock,
+        permissions::of_project, permissions::set_of_project, permissions::delete_of_project,
+        permissions::of_version, permissions::set_of_version, permissions::delete_of_version,
+        search::search, search::aggregate, search::scroll,
+        jobs::job,
+        schemas::types, schemas::versions, schemas::schema, schemas::clients, schemas::validate,
+    )
+)]
+struct Description;
+
+pub async fn document() -> Json<utoipa::openapi::OpenApi> {
+    Json(Description::openapi())
+}
+
+/// Swagger UI with its own assets; it reads `/openapi.json` relative to itself, behind any prefix.
+pub fn ui() -> Router {
+    SwaggerUi::new("/__swagger__")
+        .config(utoipa_swagger_ui::Config::from("../openapi.json"))
+        .into()
+}

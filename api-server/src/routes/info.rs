@@ -1,0 +1,148 @@
+//! What the instance is and how it is doing.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use http::{HeaderMap, StatusCode, header};
+use serde_json::{Map, Value, json};
+
+use crate::App;
+use crate::error::ApiError;
+
+/// How long a dependency may take to answer a health check.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+#[utoipa::path(get, path = "/", tag = "information",
+    responses((status = 200, description = "What this instance is", body = Value)))]
+pub async fn root(State(app): State<Arc<App>>, headers: HeaderMap) -> Json<Value> {
+    let config = &app.config;
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let prefix = text("x-forwarded-prefix")
+        .or_else(|| text("x-replaced-path"))
+        .or_else(|| text("x-adb-prefix"))
+        .unwrap_or("/");
+    let swagger = format!("{}/__swagger__/", prefix.trim_end_matches('/'));
+    let mut well_known = Map::new();
+    if let Some(primary) = &config.auth.well_known_primary {
+        well_known.insert("primary".to_owned(), json!(primary));
+    }
+    well_known.insert(
+        "secondary".to_owned(),
+        json!(config.auth.well_known_secondary),
+    );
+    let others: Vec<&String> = config
+        .auth
+        .known_clients
+        .iter()
+        .filter(|client| **client != config.auth.client_id)
+        .collect();
+    let sequences: Vec<Value> = config
+        .sequences
+        .iter()
+        .map(|own| json!({"prefix": own.prefix, "default": own.default, "test": own.test}))
+        .collect();
+    // Bucket names and credentials are nobody's business here (CONTRACT section 11, entry 3).
+    let storage: Vec<Value> = config
+        .storage
+        .iter()
+        .map(|storage| json!({"alias": storage.alias}))
+        .collect();
+    Json(json!({
+        "name": config.name,
+        "version": env!("CARGO_PKG_VERSION"),
+        "env": config.environment,
+        "description": config.description,
+        "artifactdb": env!("CARGO_PKG_VERSION"),
+        "doc": "/openapi.json",
+        "swagger": swagger,
+        "sequences": sequences,
+        "auth": {
+            "clients": {"main": config.auth.client_id, "others": others},
+            "well-known": well_known,
+        },
+        "storage": {"clients": storage},
+    }))
+}
+
+#[utoipa::path(get, path = "/status", tag = "information",
+    responses((status = 200, description = "How its parts are doing", body = Value)))]
+pub async fn status(State(app): State<Arc<App>>) -> Json<Value> {
+    let documents = app.search.count().await;
+    let depth = app.versions.queue.depth().await;
+    let word = |failed: Option<String>| failed.map_or_else(|| "ok".to_owned(), |e| format!("error: {e}"));
+    Json(json!({
+        "status": {
+            "elasticsearch": word(documents.as_ref().err().map(ToString::to_string)),
+            "queue": word(depth.as_ref().err().map(ToString::to_string)),
+        },
+        "stats": {
+            "elasticsearch": {"default": documents.unwrap_or_default()},
+            "queue": {
+                "waiting": depth.as_ref().map(|(waiting, _)| *waiting).unwrap_or_default(),
+                "running": depth.as_ref().map(|(_, running)| *running).unwrap_or_default(),
+            },
+        },
+    }))
+}
+
+#[utoipa::path(get, path = "/livez", tag = "information",
+    responses((status = 200, description = "The process answers; says nothing of its dependencies")))]
+pub async fn livez() -> &'static str {
+    "ok"
+}
+
+#[utoipa::path(get, path = "/readyz", tag = "information",
+    responses(
+        (status = 200, description = "Everything that requests need answers"),
+        (status = 503, description = "Names what is missing"),
+    ))]
+pub async fn readyz(State(app): State<Arc<App>>) -> Response {
+    let mut missing = Vec::new();
+    if app.stopping.load(Ordering::Relaxed) {
+        missing.push("the server is stopping".to_owned());
+    }
+    let (store, search) = tokio::join!(
+        tokio::time::timeout(
+            PATIENCE,
+            app.versions
+                .store
+                .get(artifactdb_core::keys::GLOBAL_PERMISSIONS, None)
+        ),
+        tokio::time::timeout(PATIENCE, app.search.count()),
+    );
+    match store {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => missing.push(error.to_string()),
+        Err(_) => missing.push("the object store does not answer".to_owned()),
+    }
+    match search {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => missing.push(error.to_string()),
+        Err(_) => missing.push("the search engine does not answer".to_owned()),
+    }
+    if missing.is_empty() {
+        return "ok".into_response();
+    }
+    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, missing.join("; ")).into_response()
+}
+
+#[utoipa::path(get, path = "/metrics", tag = "information",
+    responses((status = 200, description = "Metrics in the OpenMetrics format")))]
+pub async fn metrics(State(app): State<Arc<App>>) -> Response {
+    let cut = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+    if let Ok((waiting, in_hand)) = app.versions.queue.depth().await {
+        app.metrics.tasks_waiting.set(cut(waiting));
+        app.metrics.tasks_in_hand.set(cut(in_hand));
+    }
+    if let Ok(documents) = app.search.count().await {
+        app.metrics
+            .documents
+            .set(i64::try_from(documents).unwrap_or(i64::MAX));
+    }
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], app.metrics.encode()).into_response()
+}

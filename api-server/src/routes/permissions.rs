@@ -1,0 +1,205 @@
+//! Permissions of projects and versions.
+
+use std::sync::Arc;
+
+use artifactdb_core::id::{Project, Version};
+use artifactdb_core::permissions::{Action, PermissionsPatch, Scope, may, roles};
+use axum::Json;
+use axum::extract::State;
+use axum::response::Response;
+use http::HeaderMap;
+use serde_json::{Value, json};
+
+use super::jobs::accepted;
+use crate::App;
+use crate::auth::Identity;
+use crate::error::{ApiError, ApiResult};
+use crate::extract::{Body, ProjectPath, VersionRefPath};
+
+async fn read(
+    app: &App,
+    identity: &Identity,
+    project: &Project,
+    version: Option<&Version>,
+) -> ApiResult<Json<Value>> {
+    let resolved = app.versions.resolve_permissions(project, version).await?;
+    let uploader = identity.caller.has_role(&[roles::UPLOADER]);
+    let permissions = resolved.as_ref().map(|resolved| &resolved.permissions);
+    if !uploader && !may(&identity.caller, Action::Read, permissions) {
+        // The same answer whether or not the project exists.
+        return Err(identity.refusal(&format!("may not read the permissions of {project}")));
+    }
+    match permissions {
+        Some(permissions) => Ok(Json(json!(permissions))),
+        None => Err(ApiError::not_found(match version {
+            Some(_) => "No project-level or version-specific permissions found",
+            None => "No project-level permissions found",
+        })),
+    }
+}
+
+/// The version of the path; hidden and missing ones look the same.
+async fn version_of(
+    app: &App,
+    identity: &Identity,
+    path: &VersionRefPath,
+) -> ApiResult<Version> {
+    let VersionRefPath(project, version) = path;
+    let found = app.resolve(identity, project, version).await?;
+    match found {
+        Some(version) => Ok(version),
+        None if identity.caller.has_role(&[roles::UPLOADER]) => Err(ApiError::not_found(format!(
+            "No such project_id/version (or revision). Check /projects/{project}/version/…/info"
+        ))),
+        None => Err(identity.refusal(&format!("may not read the permissions of {project}"))),
+    }
+}
+
+async fn write(
+    app: &App,
+    identity: &Identity,
+    headers: &HeaderMap,
+    project: &Project,
+    version: Option<&Version>,
+    patch: &PermissionsPatch,
+) -> ApiResult<Response> {
+    app.require_write(identity, project, version).await?;
+    let scope = if version.is_some() { Scope::Version } else { Scope::Project };
+    if let Some(given) = patch.scope
+        && given != scope
+    {
+        return Err(ApiError::bad_request(format!(
+            "Permissions scope must be '{}', not '{}'",
+            scope.as_str(),
+            given.as_str()
+        )));
+    }
+    let task = app
+        .versions
+        .set_permissions(project, version, patch, identity.name())
+        .await?;
+    Ok(accepted(app, headers, &task))
+}
+
+async fn delete(
+    app: &App,
+    identity: &Identity,
+    headers: &HeaderMap,
+    project: &Project,
+    version: Option<&Version>,
+) -> ApiResult<Response> {
+    app.require_write(identity, project, version).await?;
+    let task = app.versions.delete_permissions(project, version).await?;
+    Ok(accepted(app, headers, &task))
+}
+
+#[utoipa::path(get, path = "/projects/{project}/permissions", tag = "permissions",
+    params(("project" = String, Path)),
+    responses(
+        (status = 200, description = "The permissions that apply", body = Value),
+        (status = 401, description = "Not authenticated"),
+        (status = 403, description = "Not allowed"),
+        (status = 404, description = "None are set"),
+    ))]
+pub async fn of_project(
+    State(app): State<Arc<App>>,
+    identity: Identity,
+    ProjectPath(project): ProjectPath,
+) -> ApiResult<Json<Value>> {
+    read(&app, &identity, &project, None).await
+}
+
+#[utoipa::path(put, path = "/projects/{project}/permissions", tag = "permissions",
+    params(("project" = String, Path)),
+    responses(
+        (status = 202, description = "They apply; the documents follow as a job", body = Value),
+        (status = 400, description = "Another scope"),
+        (status = 401, description = "Not authenticated"),
+        (status = 403, description = "Not allowed"),
+        (status = 404, description = "No such project"),
+        (status = 422, description = "Not permissions"),
+    ))]
+pub async fn set_of_project(
+    State(app): State<Arc<App>>,
+    identity: Identity,
+    ProjectPath(project): ProjectPath,
+    headers: HeaderMap,
+    body: Body<PermissionsPatch>,
+) -> ApiResult<Response> {
+    let patch = body.required()?;
+    write(&app, &identity, &headers, &project, None, &patch).await
+}
+
+#[utoipa::path(delete, path = "/projects/{project}/permissions", tag = "permissions",
+    params(("project" = String, Path)),
+    responses(
+        (status = 202, description = "Removed; the next level applies", body = Value),
+        (status = 401, description = "Not authenticated"),
+        (status = 403, description = "Not allowed"),
+        (status = 404, description = "No such project"),
+    ))]
+pub async fn delete_of_project(
+    State(app): State<Arc<App>>,
+    identity: Identity,
+    ProjectPath(project): ProjectPath,
+    headers: HeaderMap,
+) -> ApiResult<Response> {
+    delete(&app, &identity, &headers, &project, None).await
+}
+
+#[utoipa::path(get, path = "/projects/{project}/version/{version}/permissions", tag = "permissions",
+    params(("project" = String, Path), ("version" = String, Path)),
+    responses(
+        (status = 200, description = "The permissions that apply", body = Value),
+        (status = 401, description = "Not authenticated"),
+        (status = 403, description = "Not allowed"),
+        (status = 404, description = "No such version, or none are set"),
+    ))]
+pub async fn of_version(
+    State(app): State<Arc<App>>,
+    identity: Identity,
+    path: VersionRefPath,
+) -> ApiResult<Json<Value>> {
+    let version = version_of(&app, &identity, &path).await?;
+    read(&app, &identity, &path.0, Some(&version)).await
+}
+
+#[utoipa::path(put, path = "/projects/{project}/version/{version}/permissions", tag = "permissions",
+    params(("project" = String, Path), ("version" = String, Path)),
+    responses(
+        (status = 202, description = "They apply; the documents follow as a job", body = Value),
+        (status = 400, description = "Another scope"),
+        (status = 401, description = "Not authenticated"),
+        (status = 403, description = "Not allowed"),
+        (status = 404, description = "No such version"),
+        (status = 422, description = "Not permissions"),
+    ))]
+pub async fn set_of_version(
+    State(app): State<Arc<App>>,
+    identity: Identity,
+    path: VersionRefPath,
+    headers: HeaderMap,
+    body: Body<PermissionsPatch>,
+) -> ApiResult<Response> {
+    let patch = body.required()?;
+    let version = version_of(&app, &identity, &path).await?;
+    write(&app, &identity, &headers, &path.0, Some(&version), &patch).await
+}
+
+#[utoipa::path(delete, path = "/projects/{project}/version/{version}/permissions", tag = "permissions",
+    params(("project" = String, Path), ("version" = String, Path)),
+    responses(
+        (status = 202, description = "Removed; the next level applies", body = Value),
+        (status = 401, description = "Not authenticated"),
+        (status = 403, description = "Not allowed"),
+        (status = 404, description = "No such version"),
+    ))]
+pub async fn delete_of_version(
+    State(app): State<Arc<App>>,
+    identity: Identity,
+    path: VersionRefPath,
+    headers: HeaderMap,
+) -> ApiResult<Response> {
+    let version = version_of(&app, &identity, &path).await?;
+    delete(&app, &identity, &headers, &path.0, Some(&version)).await
+}

@@ -1,0 +1,171 @@
+//! Schemas of the metadata, and documents held to them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use artifactdb_core::document::schema_parts;
+use artifactdb_core::id::excerpt;
+use axum::Json;
+use axum::extract::{Path, State};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::App;
+use crate::error::{ApiError, ApiResult};
+use crate::extract::{Body, Params, TextPath};
+
+/// The one source of schemas that an instance has.
+const CLIENT: &str = "default";
+
+fn check_client(params: &Params) -> ApiResult<()> {
+    match params.get("client") {
+        None | Some(CLIENT) => Ok(()),
+        Some(other) => Err(ApiError::not_found(format!(
+            "No such client alias '{}'",
+            excerpt(other)
+        ))),
+    }
+}
+
+#[utoipa::path(get, path = "/schemas", tag = "schemas",
+    params(("client" = Option<String>, Query)),
+    responses(
+        (status = 200, description = "The document types", body = Value),
+        (status = 404, description = "There are none"),
+    ))]
+pub async fn types(State(app): State<Arc<App>>, params: Params) -> ApiResult<Json<Value>> {
+    check_client(&params)?;
+    let mut names: Vec<&str> = app
+        .config
+        .schemas
+        .items
+        .iter()
+        .map(|item| item.kind.as_str())
+        .filter(|name| !name.starts_with('_'))
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    if names.is_empty() {
+        return Err(ApiError::not_found("No types found"));
+    }
+    let types: Vec<Value> = names
+        .into_iter()
+        .map(|name| json!({"name": name, "url": format!("/schemas/{name}")}))
+        .collect();
+    Ok(Json(json!({"document_types": types})))
+}
+
+#[utoipa::path(get, path = "/schemas/{type}", tag = "schemas",
+    params(("type" = String, Path), ("client" = Option<String>, Query)),
+    responses(
+        (status = 200, description = "The versions of the type", body = Value),
+        (status = 404, description = "No such type"),
+    ))]
+pub async fn versions(
+    State(app): State<Arc<App>>,
+    TextPath(kind): TextPath,
+    params: Params,
+) -> ApiResult<Json<Value>> {
+    check_client(&params)?;
+    let versions: Vec<Value> = app
+        .config
+        .schemas
+        .items
+        .iter()
+        .filter(|item| item.kind == kind)
+        .map(|item| {
+            let url = format!("/schemas/{kind}/{}", item.version);
+            json!({"version": item.version, "url": url})
+        })
+        .collect();
+    if versions.is_empty() {
+        return Err(ApiError::not_found("Non-existing document type"));
+    }
+    Ok(Json(json!({"document_type": kind, "versions": versions})))
+}
+
+#[utoipa::path(get, path = "/schemas/{type}/{version}", tag = "schemas",
+    params(("type" = String, Path), ("version" = String, Path, description = "With or without `.json`")),
+    responses(
+        (status = 200, description = "The JSON Schema", body = Value),
+        (status = 404, description = "No such type or version"),
+    ))]
+pub async fn schema(
+    State(app): State<Arc<App>>,
+    Path((kind, version)): Path<(String, String)>,
+) -> ApiResult<Json<Value>> {
+    app.config
+        .schema(&format!("{kind}/{version}"))
+        .map(|item| Json(item.schema.clone()))
+        .ok_or_else(|| ApiError::not_found("Non-existing document type or version"))
+}
+
+#[utoipa::path(get, path = "/schema/clients", tag = "schemas",
+    responses((status = 200, description = "Where schemas come from", body = Value)))]
+pub async fn clients(State(app): State<Arc<App>>) -> Json<Value> {
+    Json(json!({
+        CLIENT: {"kind": "ArtifactSchema", "base_uri": "/schemas", "count": app.config.schemas.items.len()},
+    }))
+}
+
+#[derive(Deserialize)]
+pub struct ValidateRequest {
+    docs: Vec<BTreeMap<String, Value>>,
+}
+
+#[utoipa::path(post, path = "/schema/validate", tag = "schemas",
+    request_body(content = Value, description = "`{\"docs\": [{…}]}`"),
+    responses(
+        (status = 200, description = "They are valid", body = Value),
+        (status = 400, description = "A `$schema` is malformed"),
+        (status = 404, description = "A schema does not exist"),
+        (status = 422, description = "A document breaks its schema, or the body is malformed"),
+    ))]
+pub async fn validate(
+    State(app): State<Arc<App>>,
+    body: Body<ValidateRequest>,
+) -> ApiResult<Json<Value>> {
+    let request = body.required()?;
+    if request.docs.is_empty() || request.docs.iter().any(BTreeMap::is_empty) {
+        return Err(ApiError::unprocessable(
+            "invalid request body: 'docs' must hold at least one document, and none may be empty",
+        ));
+    }
+    for (number, document) in request.docs.iter().enumerate() {
+        check(&app, number, document)?;
+    }
+    Ok(Json(json!({"status": "Documents are valid"})))
+}
+
+fn check(app: &App, number: usize, document: &BTreeMap<String, Value>) -> ApiResult<()> {
+    let name = match document.get("$schema") {
+        None => {
+            return match app.config.schemas.reject_without_schema {
+                true => Err(ApiError::unprocessable(format!(
+                    "Document Validation Error: document {number} names no '$schema'"
+                ))),
+                false => Ok(()),
+            };
+        }
+        Some(Value::String(name)) if schema_parts(name).is_some() => name,
+        Some(other) => {
+            return Err(ApiError::bad_request(format!(
+                "bad '$schema' {}: expected <type>/<version file>",
+                excerpt(&other.to_string())
+            )));
+        }
+    };
+    let validator = app
+        .config
+        .schema(name)
+        .and_then(|item| app.validators.get(&item.name()))
+        .ok_or_else(|| ApiError::not_found(format!("No Schema Found: {}", excerpt(name))))?;
+    let value = json!(document);
+    match validator.validate(&value) {
+        Ok(()) => Ok(()),
+        Err(error) => Err(ApiError::unprocessable(format!(
+            "Document Validation Error: document {number} at '{}': {error}",
+            error.instance_path()
+        ))),
+    }
+}

@@ -1,0 +1,483 @@
+//! Uploads: begin, complete, abort (CONTRACT section 4).
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use artifactdb_core::id::{ArtifactId, FilePath, Project, Version, VersionRef, revision_name};
+use artifactdb_core::permissions::PermissionsPatch;
+use artifactdb_core::query::Query;
+use artifactdb_core::queue::Task;
+use artifactdb_core::search::SearchRequest;
+use artifactdb_core::state::Promise;
+use artifactdb_core::timestamp::rfc3339;
+use artifactdb_core::upload::{Check, Dialect, Mode, Plan, UploadRequest, content_md5};
+use artifactdb_core::versions::UploadTerms;
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE;
+use http::{HeaderMap, StatusCode};
+use jiff::Timestamp;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::{Map, Value, json};
+
+use super::jobs::accepted;
+use crate::App;
+use crate::auth::{Act, CREDENTIAL, Grant, Identity};
+use crate::error::{ApiError, ApiResult};
+use crate::extract::{Body, Params, VersionPath};
+
+/// What a segment of a path may hold as it is (RFC 3986, `pchar`).
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~')
+    .remove(b'=')
+    .remove(b'@')
+    .remove(b':');
+const VALUE: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+/// Documents of one look for equal files.
+const DEDUP_PAGE: usize = 1000;
+const DEDUP_PAGES: usize = 50;
+
+#[utoipa::path(post, path = "/projects/{project}/version/{version}/upload", tag = "uploads",
+    params(("project" = String, Path), ("version" = String, Path)),
+    request_body(content = Value, description = "`filenames` (texts, or objects with `check` simple, md5 or link), `mode`, `completed_by`, `expires_in`"),
+    responses(
+        (status = 200, description = "Where to put the files, and how to complete or abort. Maps of URLs, or arrays when a file has the check `simple`", body = Value),
+        (status = 400, description = "The version exists, or a name, date or link is wrong"),
+        (status = 401, description = "Not authenticated"),
+        (status = 403, description = "Not allowed, or a reserved name"),
+        (status = 413, description = "The body is too large"),
+        (status = 422, description = "The body is malformed"),
+        (status = 423, description = "Another upload of the version is running"),
+        (status = 501, description = "Session credentials are not supported"),
+    ))]
+pub async fn upload(
+    State(app): State<Arc<App>>,
+    identity: Identity,
+    VersionPath(project, version): VersionPath,
+    body: Body<UploadRequest>,
+) -> ApiResult<Response> {
+    app.require_write(&identity, &project, Some(&version)).await?;
+    let request = body.required()?;
+    let now = app.versions.clock.now();
+    let plan = request.plan(&project, &version, now)?;
+    if plan.mode == Mode::StsCredentials {
+        return Err(ApiError::new(
+            StatusCode::NOT_IMPLEMENTED,
+            "Unable to obtain STS credentials, not supported: this storage has no session credentials; use the mode s3-presigned-url",
+        ));
+    }
+    let promise = promise(&app, &identity, &project, &version, &plan).await?;
+    let owner = identity.name().unwrap_or_default().to_owned();
+    let begun = app
+        .versions
+        .begin(
+            &project,
+            &version,
+            UploadTerms {
+                owner: owner.clone(),
+                deadline: plan.deadline,
+                expires_at: plan.expires_at,
+                promise: promise.clone(),
+            },
+        )
+        .await?;
+    let issue = Issue {
+        app: &app,
+        project: &project,
+        version: &version,
+        epoch: begun.epoch,
+        owner: &owner,
+        deadline: plan.deadline,
+        expires_at: plan.expires_at,
+        now,
+    };
+    let revision = revision_name(begun.revision);
+    Ok(Json(match plan.dialect {
+        Dialect::Map => issue.maps(&promise, &revision),
+        Dialect::Array => issue.arrays(&promise, &revision),
+    })
+    .into_response())
+}
+
+/// Decides for each file whether it comes or is linked; every link target is checked now.
+async fn promise(
+    app: &App,
+    identity: &Identity,
+    project: &Project,
+    version: &Version,
+    plan: &Plan,
+) -> ApiResult<Promise> {
+    let known = equal_files(app, identity, project, plan).await?;
+    let mut promise = Promise::default();
+    for (path, check) in &plan.files {
+        match check {
+            Check::Upload { md5 } => {
+                promise.files.insert(path.clone(), md5.clone());
+            }
+            Check::Dedup { md5, .. } => match known.get(&(path.clone(), md5.clone())) {
+                Some(target) if target.version != *version => {
+                    promise.links.insert(path.clone(), target.clone());
+                }
+                _ => {
+                    promise.files.insert(path.clone(), Some(md5.clone()));
+                }
+            },
+            Check::Link { target } => {
+                let VersionRef::Named(name) = &target.version else {
+                    continue;
+                };
+                let target = target.at(name.clone());
+                let end = link_target(app, identity, &target).await?;
+                promise.links.insert(path.clone(), end);
+            }
+        }
+    }
+    Ok(promise)
+}
+
+/// The file that a link to `target` leads to: links are collapsed, so that chains do not grow.
+async fn link_target(
+    app: &App,
+    identity: &Identity,
+    target: &ArtifactId,
+) -> ApiResult<ArtifactId> {
+    let Some((end, view)) = app.follow(identity, target).await? else {
+        return Err(ApiError::bad_request(format!(
+            "Invalid link: {} doesn't exist (or permission denied): No such file",
+            artifactdb_core::id::excerpt(&target.to_string())
+        )));
+    };
+    if view.state.expires_at.is_some() {
+        return Err(ApiError::bad_request(format!(
+            "Invalid link: {target} is in a transient version, which will be gone"
+        )));
+    }
+    Ok(end)
+}
+
+/// For the files that ask for it, an equal one of the project: same path and MD5, persistent, no
+/// link itself, newest first. One query for all of them (CONTRACT section 11, entry 27).
+async fn equal_files(
+    app: &App,
+    identity: &Identity,
+    project: &Project,
+    plan: &Plan,
+) -> ApiResult<HashMap<(FilePath, String), ArtifactId>> {
+    let mut fields: BTreeMap<&str, Vec<(&FilePath, &str)>> = BTreeMap::new();
+    for (path, check) in &plan.files {
+        if let Check::Dedup { field, md5 } = check {
+            fields.entry(field).or_default().push((path, md5));
+        }
+    }
+    let exists = |field: &str| Query::Exists {
+        field: field.to_owned(),
+    };
+    let mut known: HashMap<(FilePath, String), (String, ArtifactId)> = HashMap::new();
+    for (field, wanted) in fields {
+        let query = Query::Bool {
+            must: vec![
+                Query::exact("_extra.project_id", project.as_str()),
+                Query::Exact {
+                    field: field.to_owned(),
+                    values: wanted.iter().map(|(_, md5)| (*md5).to_owned()).collect(),
+                },
+                Query::Exact {
+                    field: "path".to_owned(),
+                    values: wanted.iter().map(|(path, _)| path.to_string()).collect(),
+                },
+            ],
+            should: Vec::new(),
+            must_not: vec![exists("_extra.link"), exists("_extra.transient")],
+        };
+        let mut cursor = None;
+        for _ in 0..DEDUP_PAGES {
+            let page = app
+                .search
+                .search(SearchRequest {
+                    query: app.visible(identity, query.clone()),
+                    sort: Vec::new(),
+                    latest: false,
+                    size: DEDUP_PAGE,
+                    cursor: cursor.take(),
+                })
+                .await?;
+            for hit in &page.hits {
+                let document = hit.value();
+                let pointer = format!("/{}", field.replace('.', "/"));
+                let text = |pointer: &str| document.pointer(pointer).and_then(Value::as_str);
+                let (Some(path), Some(md5), Ok(id)) =
+                    (text("/path"), text(&pointer), ArtifactId::parse(&hit.id))
+                else {
+                    continue;
+                };
+                let Ok(path) = FilePath::new(path) else { continue };
+                let uploaded = text("/_extra/uploaded").unwrap_or_default().to_owned();
+                let key = (path, md5.to_owned());
+                let newer = known.get(&key).is_none_or(|(at, _)| *at < uploaded);
+                if newer {
+                    known.insert(key, (uploaded, id));
+                }
+            }
+            cursor = page.next;
+            if cursor.is_none() {
+                break;
+            }
+        }
+    }
+    Ok(known.into_iter().map(|(key, (_, id))| (key, id)).collect())
+}
+
+/// Everything that an answer to an upload request is made of.
+struct Issue<'a> {
+    app: &'a App,
+    project: &'a Project,
+    version: &'a Version,
+    epoch: u64,
+    owner: &'a str,
+    deadline: Timestamp,
+    expires_at: Option<Timestamp>,
+    now: Timestamp,
+}
+
+impl Issue<'_> {
+    fn credential(&self, act: Act, params: &BTreeMap<String, String>) -> String {
+        Grant {
+            act,
+            project: self.project.clone(),
+            version: self.version.clone(),
+            epoch: self.epoch,
+            owner: self.owner.to_owned(),
+            expires: self.deadline,
+            params: params.clone(),
+        }
+        .seal(&self.app.signer)
+    }
+
+    fn url(&self, act: Act, verb: &str, params: &BTreeMap<String, String>) -> String {
+        let mut url = format!(
+            "/projects/{}/version/{}/{verb}?",
+            utf8_percent_encode(self.project.as_str(), SEGMENT),
+            utf8_percent_encode(self.version.as_str(), SEGMENT),
+        );
+        for (name, value) in params {
+            url.push_str(&format!("{name}={}&", utf8_percent_encode(value, VALUE)));
+        }
+        url.push_str(&format!("{CREDENTIAL}={}", self.credential(act, params)));
+        url
+    }
+
+    fn purge_job(&self) -> String {
+        self.app.job_id(&Task::Remove {
+            project: self.project.clone(),
+            version: self.version.clone(),
+            epoch: self.epoch,
+        })
+    }
+
+    fn expires_job(&self) -> Option<String> {
+        self.expires_at
+            .map(|_| format!("expire-{}-{}-{}", self.project, self.version, self.epoch))
+    }
+
+    fn completion_url(&self, revision: &str) -> String {
+        let mut params = BTreeMap::from([
+            ("revision".to_owned(), revision.to_owned()),
+            ("purge_job_id".to_owned(), self.purge_job()),
+        ]);
+        if let (Some(at), Some(job)) = (self.expires_at, self.expires_job()) {
+            params.insert("expires_in".to_owned(), rfc3339(at));
+            params.insert("expires_job_id".to_owned(), job);
+        }
+        self.url(Act::Complete, "complete", &params)
+    }
+
+    fn abort_url(&self) -> String {
+        let params = BTreeMap::from([("purge_job_id".to_owned(), self.purge_job())]);
+        self.url(Act::Abort, "abort", &params)
+    }
+
+    fn link_path(&self, path: &FilePath, target: &ArtifactId) -> String {
+        let source = ArtifactId {
+            project: self.project.clone(),
+            path: path.clone(),
+            version: self.version.clone(),
+        };
+        format!(
+            "/link/{}/to/{}",
+            URL_SAFE.encode(source.to_string()),
+            URL_SAFE.encode(target.to_string())
+        )
+    }
+
+    fn put_url(&self, path: &FilePath, md5: Option<&str>) -> String {
+        let key = artifactdb_core::keys::file_in(self.project, self.version, path);
+        // Presigned URLs never outlive the lease, which lives a little longer than the deadline.
+        let seconds = self.deadline.as_second() - self.now.as_second();
+        let seconds = u64::try_from(seconds).unwrap_or(1).max(1);
+        self.app
+            .versions
+            .store
+            .presign_put(&key, md5, self.now, seconds)
+    }
+
+    /// The answer in upstream's own form.
+    fn maps(&self, promise: &Promise, revision: &str) -> Value {
+        let urls: Map<String, Value> = promise
+            .files
+            .keys()
+            .map(|path| (path.to_string(), json!(self.put_url(path, None))))
+            .collect();
+        let credential = self.credential(Act::Link, &BTreeMap::new());
+        let links: Map<String, Value> = promise
+            .links
+            .iter()
+            .map(|(path, target)| {
+                let url = format!("{}?{CREDENTIAL}={credential}", self.link_path(path, target));
+                (path.to_string(), json!(url))
+            })
+            .collect();
+        json!({
+            "project_id": self.project,
+            "version": self.version,
+            "revision": revision,
+            "presigned_urls": urls,
+            "sts": {},
+            "links": links,
+            "complete_before": rfc3339(self.deadline),
+            "completion_url": self.completion_url(revision),
+            "abort_url": self.abort_url(),
+            "purge_job_id": self.purge_job(),
+            "expires_in": self.expires_at.map(rfc3339),
+            "expires_job_id": self.expires_job(),
+        })
+    }
+
+    /// The answer in the form of the API contract's clients, who send a Content-MD5 with each file.
+    fn arrays(&self, promise: &Promise, revision: &str) -> Value {
+        let urls: Vec<Value> = promise
+            .files
+            .iter()
+            .map(|(path, md5)| {
+                let md5 = md5.as_deref().and_then(content_md5);
+                let url = self.put_url(path, md5.as_deref());
+                json!({"filename": path, "url": url, "md5sum": md5})
+            })
+            .collect();
+        let credential = self.credential(Act::Link, &BTreeMap::new());
+        let links: Vec<Value> = promise
+            .links
+            .iter()
+            .map(|(path, target)| {
+                let url = format!("{}?{CREDENTIAL}={credential}", self.link_path(path, target));
+                json!({"filename": path, "url": url})
+            })
+            .collect();
+        json!({
+            "project_id": self.project,
+            "version": self.version,
+            "revision": revision,
+            "presigned_urls": urls,
+            "links": links,
+            "complete_before": rfc3339(self.deadline),
+            "completion_url": self.completion_url(revision),
+            "abort_url": self.abort_url(),
+        })
+    }
+}
+
+#[utoipa::path(put, path = "/projects/{project}/version/{version}/complete", tag = "uploads",
+    params(
+        ("project" = String, Path), ("version" = String, Path),
+        ("overwrite_permissions" = Option<bool>, Query, description = "Replace the permissions that apply"),
+        ("revision" = Option<String>, Query), ("purge_job_id" = Option<String>, Query),
+        ("expires_in" = Option<String>, Query), ("expires_job_id" = Option<String>, Query),
+        ("X-ADB-Credential" = Option<String>, Query, description = "From the completion URL"),
+    ),
+    request_body(content = Value, description = "Permissions, or nothing"),
+    responses(
+        (status = 202, description = "The version is in the store; indexing follows as a job", body = Value),
+        (status = 400, description = "Promised files are missing or have another MD5"),
+        (status = 401, description = "Not authenticated"),
+        (status = 403, description = "Not allowed"),
+        (status = 404, description = "No such upload"),
+        (status = 409, description = "The upload is over: aborted, expired, or replaced by a later one"),
+        (status = 422, description = "The body is not permissions"),
+        (status = 423, description = "Somebody else holds the version"),
+    ))]
+pub async fn complete(
+    State(app): State<Arc<App>>,
+    identity: Identity,
+    VersionPath(project, version): VersionPath,
+    params: Params,
+    headers: HeaderMap,
+    body: Body<PermissionsPatch>,
+) -> ApiResult<Response> {
+    let now = app.versions.clock.now();
+    let overwrite = params.flag("overwrite_permissions")?;
+    let grant = Grant::of_request(&app.signer, &params.0, Act::Complete, &project, &version, now)?;
+    if grant.is_none() {
+        app.require_write(&identity, &project, Some(&version)).await?;
+    }
+    let caller = grant
+        .as_ref()
+        .map(|grant| grant.owner.as_str())
+        .or_else(|| identity.name());
+    let completed = app
+        .versions
+        .complete(
+            &project,
+            &version,
+            grant.as_ref().map(|grant| grant.epoch),
+            caller,
+            &body.0.unwrap_or_default(),
+            overwrite,
+        )
+        .await?;
+    Ok(accepted(&app, &headers, &completed.task))
+}
+
+#[utoipa::path(put, path = "/projects/{project}/version/{version}/abort", tag = "uploads",
+    params(
+        ("project" = String, Path), ("version" = String, Path),
+        ("purge_job_id" = Option<String>, Query), ("expires_job_id" = Option<String>, Query),
+        ("X-ADB-Credential" = Option<String>, Query, description = "From the abort URL"),
+    ),
+    responses(
+        (status = 200, description = "The upload is over; its files are deleted", body = Value),
+        (status = 400, description = "The version is complete"),
+        (status = 401, description = "Not authenticated"),
+        (status = 403, description = "Not allowed"),
+        (status = 404, description = "No such upload"),
+        (status = 409, description = "The upload was replaced by a later one"),
+    ))]
+pub async fn abort(
+    State(app): State<Arc<App>>,
+    identity: Identity,
+    VersionPath(project, version): VersionPath,
+    params: Params,
+) -> ApiResult<Json<Value>> {
+    let now = app.versions.clock.now();
+    let grant = Grant::of_request(&app.signer, &params.0, Act::Abort, &project, &version, now)?;
+    if grant.is_none() {
+        app.require_write(&identity, &project, Some(&version)).await?;
+    }
+    app.versions
+        .abort(&project, &version, grant.map(|grant| grant.epoch))
+        .await?;
+    Ok(Json(json!({
+        "project_id": project,
+        "version": version,
+        "cancel_purge_job_id": params.get("purge_job_id"),
+        "cancel_expires_job_id": params.get("expires_job_id"),
+        "unlocked": true,
+    })))
+}

@@ -1,0 +1,161 @@
+//! `ArtifactPlugin`: a container that reacts to an instance.
+
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::common::{Conditions, EnvVar, InstanceSelector, Resources, any_object, conditions};
+
+/// A container that is run on events of an instance, on a schedule, or by hand.
+#[derive(CustomResource, KubeSchema, Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "artifactdb.io",
+    version = "v1alpha1",
+    kind = "ArtifactPlugin",
+    plural = "artifactplugins",
+    namespaced,
+    shortname = "adbplugin",
+    category = "artifactdb",
+    status = "ArtifactPluginStatus",
+    derive = "PartialEq",
+    doc = "A container that is run on events of an instance, on a schedule, or by hand.",
+    printcolumn(name = "Ready", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
+    printcolumn(name = "Succeeded", type_ = "integer", json_path = ".status.succeeded"),
+    printcolumn(name = "Failed", type_ = "integer", json_path = ".status.failed"),
+    printcolumn(name = "Last Run", type_ = "date", json_path = ".status.lastRunTime"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Reason", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].reason"#, priority = 1)
+)]
+#[serde(rename_all = "camelCase")]
+pub struct ArtifactPluginSpec {
+    /// Instances that it serves.
+    #[serde(default)]
+    pub instances: Option<InstanceSelector>,
+    /// Image of the container.
+    #[schemars(length(min = 1))]
+    pub image: String,
+    /// Entry point; absent: the image's.
+    #[serde(default)]
+    pub command: Vec<String>,
+    /// Arguments; absent: the image's.
+    #[serde(default)]
+    pub args: Vec<String>,
+    /// Environment, beside what every plugin gets.
+    #[serde(default)]
+    pub env: Vec<EnvVar>,
+    /// Events that start it; none: only schedules and people do.
+    #[serde(default)]
+    pub on: Vec<Event>,
+    /// Projects whose events count; none: all.
+    #[serde(default)]
+    pub projects: Vec<String>,
+    /// What its token allows.
+    #[serde(default)]
+    pub access: PluginAccess,
+    /// Compute.
+    #[serde(default)]
+    pub resources: Option<Resources>,
+    /// Longest run, such as `10m`.
+    #[serde(default)]
+    #[schemars(regex(pattern = "^[0-9]+(s|m|h|d)$"))]
+    pub timeout: Option<String>,
+    /// How often a failed run is tried again.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 10))]
+    pub retries: Option<u32>,
+    /// Runs at the same time.
+    #[serde(default)]
+    #[schemars(range(min = 1, max = 100))]
+    pub concurrency: Option<u32>,
+    /// Merged into the pod template.
+    #[serde(default)]
+    #[schemars(schema_with = "any_object")]
+    pub pod_template: Option<Value>,
+}
+
+/// Something that happened to a version, a project or the whole instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Event {
+    /// All files of an upload have arrived.
+    Uploaded,
+    /// An upload was completed.
+    Completed,
+    /// The documents of a version are in the index.
+    Indexed,
+    /// A version was purged.
+    Purged,
+    /// A transient version has expired.
+    Expired,
+    /// Objects of a version were deleted.
+    Deleted,
+    /// Permissions of a project or version changed.
+    PermissionsChanged,
+    /// A project was created.
+    Created,
+    /// A project got another version.
+    VersionCreated,
+    /// A version was replaced.
+    VersionModified,
+    /// An upload or its indexing failed.
+    Failed,
+    /// A re-index of everything has ended.
+    AllIndexed,
+    /// A re-index of everything has failed.
+    AllIndexedFailed,
+}
+
+/// What a plugin's token allows.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PluginAccess {
+    /// Projects that it may read; `*` is all.
+    #[serde(default)]
+    pub read: Vec<String>,
+    /// Projects that it may write; `*` is all.
+    #[serde(default)]
+    pub write: Vec<String>,
+}
+
+/// What the operator sees of a plugin.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ArtifactPluginStatus {
+    /// Ready and Failing.
+    #[serde(default)]
+    #[schemars(schema_with = "conditions")]
+    pub conditions: Conditions,
+    /// Generation of the spec that was last acted on.
+    #[serde(default)]
+    pub observed_generation: Option<i64>,
+    /// Runs that succeeded.
+    #[serde(default)]
+    pub succeeded: Option<i64>,
+    /// Runs that failed.
+    #[serde(default)]
+    pub failed: Option<i64>,
+    /// When it last ran, in RFC 3339.
+    #[serde(default)]
+    pub last_run_time: Option<String>,
+    /// The latest runs, newest first.
+    #[serde(default)]
+    pub last_runs: Vec<Run>,
+}
+
+/// One run of a plugin.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Run {
+    /// Name of the Job.
+    pub job: String,
+    /// Event that started it, where one did.
+    #[serde(default)]
+    pub event: Option<String>,
+    /// When it started, in RFC 3339.
+    #[serde(default)]
+    pub started: Option<String>,
+    /// Exit code of the container.
+    #[serde(default)]
+    pub exit_code: Option<i32>,
+}

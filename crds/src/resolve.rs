@@ -1,0 +1,367 @@
+//! A set of resources turned into the configuration of one instance, or refused with the resource
+//! and the field. Pure; the same rules as the CEL in the definitions, for whoever has no API server.
+
+use std::collections::BTreeMap;
+
+use artifactdb_core::config::{
+    AuthConfig, GprnConfig, InstanceConfig, PermissionsConfig, SchemaItem, SchemasConfig,
+    SearchConfig, SequenceConfig, StorageConfig, VersionsConfig,
+};
+use artifactdb_core::mapping::MappingError;
+use artifactdb_core::permissions::PermissionsPatch;
+use thiserror::Error;
+
+use crate::instance::{ArtifactDB, ArtifactDBSpec, Storage};
+use crate::read::{Origin, ResourceSet};
+use crate::schema::ArtifactSchema;
+
+/// Why a set of resources cannot become an instance.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{origin}: {kind} '{name}': {problem}")]
+pub struct Refusal {
+    pub origin: String,
+    pub kind: &'static str,
+    pub name: String,
+    pub problem: String,
+}
+
+/// What can be said about a set beside its configuration.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Resolved {
+    pub config: InstanceConfig,
+    /// Schemas that were left out of the mapping: an older one wants a field differently.
+    pub conflicts: Vec<MappingError>,
+}
+
+const DEFAULT_CLIENT: &str = "artifactdb";
+
+/// Resolves the only instance of `set`, with the schemas that select it.
+pub fn resolve(set: &ResourceSet) -> Result<Resolved, Vec<Refusal>> {
+    let mut refusals = Vec::new();
+    let [(origin, instance)] = set.instances.as_slice() else {
+        let found = set.instances.len();
+        return Err(vec![Refusal {
+            origin: set
+                .instances
+                .get(1)
+                .map_or_else(|| "these files".to_owned(), |(origin, _)| origin.to_string()),
+            kind: "ArtifactDB",
+            name: set
+                .instances
+                .get(1)
+                .and_then(|(_, instance)| instance.metadata.name.clone())
+                .unwrap_or_default(),
+            problem: format!("exactly one instance is needed, and there are {found}"),
+        }]);
+    };
+    let name = instance.metadata.name.clone().unwrap_or_default();
+    check_instance(origin, &name, &instance.spec, &mut refusals);
+    let labels = instance.metadata.labels.clone().unwrap_or_default();
+    let mut items = Vec::new();
+    let mut known: BTreeMap<String, String> = BTreeMap::new();
+    for (origin, schema) in &set.schemas {
+        if !selects(instance, schema, &labels) {
+            continue;
+        }
+        match schema_item(origin, schema) {
+            Err(refusal) => refusals.push(refusal),
+            Ok(item) => {
+                let own = schema.metadata.name.clone().unwrap_or_default();
+                if let Some(first) = known.insert(item.name(), own.clone()) {
+                    refusals.push(Refusal {
+                        origin: origin.to_string(),
+                        kind: "ArtifactSchema",
+                        name: own,
+                        problem: format!(
+                            "field 'spec.type': '{}' is already defined by ArtifactSchema '{first}'",
+                            item.name()
+                        ),
+                    });
+                    continue;
+                }
+                items.push(item);
+            }
+        }
+    }
+    check_others(set, &mut refusals);
+    if !refusals.is_empty() {
+        return Err(refusals);
+    }
+    let config = config(&name, instance, items);
+    let (_, conflicts) = config.mapping();
+    Ok(Resolved { config, conflicts })
+}
+
+fn selects(
+    instance: &ArtifactDB,
+    schema: &ArtifactSchema,
+    labels: &BTreeMap<String, String>,
+) -> bool {
+    let own = schema.metadata.labels.clone().unwrap_or_default();
+    let wanted = instance.spec.schemas.selector.as_ref();
+    let by_instance = wanted.is_none_or(|selector| {
+        selector
+            .iter()
+            .all(|(name, value)| own.get(name) == Some(value))
+    });
+    let by_schema = schema
+        .spec
+        .instances
+        .as_ref()
+        .is_none_or(|selector| selector.matches(labels));
+    by_instance && by_schema
+}
+
+fn schema_item(origin: &Origin, schema: &ArtifactSchema) -> Result<SchemaItem, Refusal> {
+    let refuse = |problem: String| Refusal {
+        origin: origin.to_string(),
+        kind: "ArtifactSchema",
+        name: schema.metadata.name.clone().unwrap_or_default(),
+        problem,
+    };
+    let spec = &schema.spec;
+    let valid = |text: &str| {
+        !text.is_empty()
+            && text
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c))
+    };
+    if !valid(&spec.kind) {
+        return Err(refuse(format!(
+            "field 'spec.type': '{}' may hold letters, digits, '_', '.' and '-'",
+            spec.kind
+        )));
+    }
+    if !valid(&spec.version) {
+        return Err(refuse(format!(
+            "field 'spec.version': '{}' may hold letters, digits, '_', '.' and '-'",
+            spec.version
+        )));
+    }
+    let body = match (&spec.schema, &spec.schema_ref) {
+        (Some(body), None) => body.clone(),
+        (None, Some(_)) => {
+            return Err(refuse(
+                "field 'spec.schemaRef': a ConfigMap can only be read in a cluster; put the schema into 'spec.schema'"
+                    .to_owned(),
+            ));
+        }
+        _ => {
+            return Err(refuse(
+                "field 'spec.schema': set schema or schemaRef, one of them".to_owned(),
+            ));
+        }
+    };
+    if !body.is_object() {
+        return Err(refuse("field 'spec.schema' is not an object".to_owned()));
+    }
+    Ok(SchemaItem {
+        kind: spec.kind.clone(),
+        version: spec.version.clone(),
+        schema: body,
+    })
+}
+
+fn check_instance(
+    origin: &Origin,
+    name: &str,
+    spec: &ArtifactDBSpec,
+    refusals: &mut Vec<Refusal>,
+) {
+    let mut refuse = |problem: &str| {
+        refusals.push(Refusal {
+            origin: origin.to_string(),
+            kind: "ArtifactDB",
+            name: name.to_owned(),
+            problem: problem.to_owned(),
+        });
+    };
+    let dns_label = !name.is_empty()
+        && name.len() <= 40
+        && name
+            .chars()
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+        && !name.starts_with('-')
+        && !name.ends_with('-');
+    if !dns_label {
+        refuse(
+            "field 'metadata.name': at most 40 lower-case letters, digits and dashes, no dash at an end",
+        );
+    }
+    if spec.standalone.is_none() {
+        if spec.storage.is_empty() {
+            refuse("field 'spec.storage': name at least one storage, or set standalone");
+        }
+        if spec.elasticsearch.is_none() {
+            refuse("field 'spec.elasticsearch' is required unless standalone is set");
+        }
+        if spec.redis.is_none() {
+            refuse("field 'spec.redis' is required unless standalone is set");
+        }
+    }
+    if spec.ingress.is_some() && spec.gateway.is_some() {
+        refuse("field 'spec.gateway': set ingress or gateway, not both");
+    }
+    let mut aliases: Vec<&str> = spec.storage.iter().map(|s| s.alias.as_str()).collect();
+    aliases.sort_unstable();
+    if aliases.windows(2).any(|pair| pair[0] == pair[1]) {
+        refuse("field 'spec.storage': aliases must be unique");
+    }
+    if let Some(gprn) = &spec.gprn
+        && (gprn.service.is_empty() || gprn.service.contains(':'))
+    {
+        refuse("field 'spec.gprn.service' must not be empty or contain ':'");
+    }
+    if let Some(redis) = &spec.redis
+        && redis.url.is_some() == redis.url_secret_ref.is_some()
+    {
+        refuse("field 'spec.redis': set url or urlSecretRef, one of them");
+    }
+    for sequence in &spec.sequences {
+        if sequence.pools.iter().any(|pool| pool.from > pool.to) {
+            refuse("field 'spec.sequences': 'from' of a pool must not be greater than 'to'");
+        }
+    }
+    for scaling in [&spec.api.autoscaling, &spec.indexer.autoscaling]
+        .into_iter()
+        .flatten()
+    {
+        if scaling.min > scaling.max || scaling.min == 0 {
+            refuse("field 'autoscaling': min is at least 1 and not greater than max");
+        }
+    }
+}
+
+/// Plugins and schedules do not enter the configuration; what is wrong with them is still said.
+fn check_others(set: &ResourceSet, refusals: &mut Vec<Refusal>) {
+    for (origin, schedule) in &set.schedules {
+        let mut refuse = |problem: String| {
+            refusals.push(Refusal {
+                origin: origin.to_string(),
+                kind: "ArtifactSchedule",
+                name: schedule.metadata.name.clone().unwrap_or_default(),
+                problem,
+            });
+        };
+        let spec = &schedule.spec;
+        if spec.plugin.is_some() == spec.task.is_some() {
+            refuse("field 'spec.plugin': set plugin or task, one of them".to_owned());
+        }
+        let fields = spec.schedule.split_whitespace().count();
+        if !spec.schedule.starts_with('@') && fields != 5 {
+            refuse(format!(
+                "field 'spec.schedule': five fields are needed (minute, hour, day of month, month, day of week), and there are {fields}"
+            ));
+        }
+        if let Some(plugin) = &spec.plugin {
+            let known = set
+                .plugins
+                .iter()
+                .any(|(_, own)| own.metadata.name.as_deref() == Some(&plugin.name));
+            if !known {
+                refuse(format!(
+                    "field 'spec.plugin.name': there is no ArtifactPlugin '{}'",
+                    plugin.name
+                ));
+            }
+        }
+    }
+    for (origin, plugin) in &set.plugins {
+        if plugin.spec.image.is_empty() {
+            refusals.push(Refusal {
+                origin: origin.to_string(),
+                kind: "ArtifactPlugin",
+                name: plugin.metadata.name.clone().unwrap_or_default(),
+                problem: "field 'spec.image' must not be empty".to_owned(),
+            });
+        }
+    }
+}
+
+fn config(name: &str, instance: &ArtifactDB, items: Vec<SchemaItem>) -> InstanceConfig {
+    let spec = &instance.spec;
+    let oidc = spec.auth.oidc.as_ref();
+    let client_id = oidc
+        .and_then(|oidc| oidc.client_id.clone())
+        .unwrap_or_else(|| DEFAULT_CLIENT.to_owned());
+    let mut known_clients = spec.auth.known_clients.clone();
+    if !known_clients.contains(&client_id) {
+        known_clients.insert(0, client_id.clone());
+    }
+    let default = &spec.permissions.default;
+    let search = SearchConfig::default();
+    InstanceConfig {
+        name: name.to_owned(),
+        namespace: instance
+            .metadata
+            .namespace
+            .clone()
+            .unwrap_or_else(|| "default".to_owned()),
+        environment: spec.environment.clone(),
+        description: spec.description.clone(),
+        gprn: spec.gprn.as_ref().map(|gprn| GprnConfig {
+            service: gprn.service.clone(),
+            placeholder: gprn.placeholder.clone(),
+        }),
+        storage: spec.storage.iter().map(storage).collect(),
+        auth: AuthConfig {
+            enabled: spec.auth.enabled,
+            client_id,
+            known_clients,
+            well_known_primary: oidc.and_then(|oidc| oidc.well_known_primary.clone()),
+            well_known_secondary: oidc
+                .map(|oidc| oidc.well_known_secondary.clone())
+                .unwrap_or_default(),
+            audience: oidc.and_then(|oidc| oidc.audience.clone()),
+        },
+        permissions: PermissionsConfig {
+            default: PermissionsPatch {
+                scope: None,
+                owners: default.owners.clone(),
+                viewers: default.viewers.clone(),
+                read_access: default.read_access.map(Into::into),
+                write_access: default.write_access.map(Into::into),
+            },
+        },
+        schemas: SchemasConfig {
+            validate_documents: spec.schemas.validate_documents,
+            reject_without_schema: spec.schemas.reject_without_schema,
+            items,
+        },
+        sequences: spec
+            .sequences
+            .iter()
+            .map(|sequence| SequenceConfig {
+                prefix: sequence.prefix.clone(),
+                default: sequence.default,
+                test: sequence.test || sequence.prefix.starts_with("test-"),
+            })
+            .collect(),
+        versions: VersionsConfig {
+            mutable: spec.versions.mutable,
+        },
+        search: SearchConfig {
+            max_results: spec
+                .elasticsearch
+                .as_ref()
+                .and_then(|elasticsearch| elasticsearch.max_results)
+                .and_then(|results| usize::try_from(results).ok())
+                .unwrap_or(search.max_results),
+            ..search
+        },
+    }
+}
+
+fn storage(storage: &Storage) -> StorageConfig {
+    StorageConfig {
+        alias: storage.alias.clone(),
+        bucket: storage.bucket.clone(),
+        endpoint: storage.endpoint.clone(),
+        region: storage
+            .region
+            .clone()
+            .unwrap_or_else(|| "us-east-1".to_owned()),
+        path_style: storage.path_style,
+        version_pinning: storage.version_pinning,
+    }
+}

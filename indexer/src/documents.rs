@@ -1,0 +1,215 @@
+//! A version's metadata read from the store and made into what is indexed.
+
+use std::collections::HashMap;
+use std::pin::pin;
+
+use artifactdb_core::document::{
+    DataObject, DocumentError, Metadata, Transient, VersionContext, indexed, schema_parts,
+};
+use artifactdb_core::id::{FilePath, Project, Version};
+use artifactdb_core::keys;
+use artifactdb_core::search::Write;
+use artifactdb_core::state::{Epoch, FileEntry, Manifest, VersionState};
+use artifactdb_core::store::StoreError;
+use futures::StreamExt;
+use thiserror::Error;
+
+use crate::Indexer;
+
+/// Metadata objects read at once.
+const READS: usize = 32;
+
+#[derive(Debug, Error)]
+pub enum BuildError {
+    /// The version itself is wrong: trying again will not help.
+    #[error("{0}")]
+    Invalid(String),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<DocumentError> for BuildError {
+    fn from(error: DocumentError) -> Self {
+        BuildError::Invalid(error.to_string())
+    }
+}
+
+/// Whether a file holds metadata: every `.json` that `.adbignore` does not list (CONTRACT 2.2).
+fn is_metadata(path: &FilePath, ignored: &[String]) -> bool {
+    let text = path.as_str();
+    let name = text.rsplit('/').next().unwrap_or(text);
+    text.ends_with(".json") && !name.starts_with('.') && !ignored.iter().any(|own| own == text)
+}
+
+impl Indexer {
+    /// Every document of a published version, ready to be written under `version`.
+    pub async fn documents(
+        &self,
+        project: &Project,
+        name: &Version,
+        state: &VersionState,
+        revision: Option<u64>,
+        version: Epoch,
+    ) -> Result<Vec<Write>, BuildError> {
+        let id = state.manifest.as_deref().unwrap_or_default();
+        let manifest = self.versions.manifest(project, name, id).await?;
+        // Read after `version` was taken: see `Versions::document_version`.
+        self.versions.forget_permissions(project, Some(name));
+        let permissions = self
+            .versions
+            .resolve_permissions(project, Some(name))
+            .await?
+            .map(|resolved| resolved.permissions);
+        let job = format!("expire-{project}-{name}-{}", state.epoch);
+        let context = VersionContext {
+            project,
+            version: name,
+            revision,
+            bucket: self.versions.store.bucket(),
+            permissions: permissions.as_ref(),
+            transient: state.expires_at.map(|expires_in| Transient {
+                expires_in,
+                expires_job_id: &job,
+            }),
+            gprn: self.gprn.as_ref(),
+            indexed_at: self.versions.clock.now(),
+            uploader: Some(&state.owner),
+        };
+        let ignored = self.ignored(project, name, &manifest).await?;
+        let wanted: Vec<(&FilePath, &FileEntry)> = manifest
+            .files
+            .iter()
+            .filter(|(path, _)| is_metadata(path, &ignored))
+            .collect();
+        let mut reads = pin!(
+            futures::stream::iter(wanted)
+                .map(|(path, entry)| self.read(project, name, path, entry))
+                .buffered(READS)
+        );
+        let mut described: HashMap<FilePath, FilePath> = HashMap::new();
+        let mut writes = Vec::new();
+        while let Some(read) = reads.next().await {
+            let (metadata, entry) = read?;
+            self.check(&metadata)?;
+            let link = manifest.links.get(&metadata.path);
+            let data = manifest.files.get(&metadata.path).map(|file| DataObject {
+                size: file.size,
+                uploaded: file.uploaded,
+            });
+            if link.is_none() && data.is_none() && !is_redirection(&metadata) {
+                return Err(DocumentError::NoData {
+                    metapath: metadata.metapath.to_string(),
+                    path: metadata.path.to_string(),
+                }
+                .into());
+            }
+            let first = described.insert(metadata.path.clone(), metadata.metapath.clone());
+            if let Some(first) = first {
+                return Err(DocumentError::Duplicate {
+                    path: metadata.path.to_string(),
+                    first: first.to_string(),
+                    second: metadata.metapath.to_string(),
+                }
+                .into());
+            }
+            let title = metadata
+                .schema
+                .as_deref()
+                .and_then(|schema| self.config.schema(schema))
+                .and_then(|item| item.title());
+            let document = indexed(&metadata, title, entry.uploaded, data, link, &context);
+            writes.push(Write {
+                id: format!("{project}:{}@{name}", metadata.path),
+                version,
+                document,
+            });
+        }
+        Ok(writes)
+    }
+
+    async fn read<'m>(
+        &self,
+        project: &Project,
+        name: &Version,
+        path: &FilePath,
+        entry: &'m FileEntry,
+    ) -> Result<(Metadata, &'m FileEntry), BuildError> {
+        let key = keys::file_in(project, name, path);
+        let object = self
+            .versions
+            .store
+            .get(&key, entry.version_id.as_deref())
+            .await?;
+        let Some(object) = object else {
+            return Err(BuildError::Invalid(format!(
+                "'{path}' is gone from the object store"
+            )));
+        };
+        Ok((Metadata::parse(path, &object.bytes)?, entry))
+    }
+
+    async fn ignored(
+        &self,
+        project: &Project,
+        name: &Version,
+        manifest: &Manifest,
+    ) -> Result<Vec<String>, BuildError> {
+        let Some((path, entry)) = manifest
+            .files
+            .iter()
+            .find(|(path, _)| path.as_str() == ".adbignore")
+        else {
+            return Ok(Vec::new());
+        };
+        let key = keys::file_in(project, name, path);
+        let object = self
+            .versions
+            .store
+            .get(&key, entry.version_id.as_deref())
+            .await?;
+        let text = object
+            .map(|object| String::from_utf8_lossy(&object.bytes).into_owned())
+            .unwrap_or_default();
+        Ok(text
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty())
+            .map(str::to_owned)
+            .collect())
+    }
+
+    /// Holds a document to its schema, as far as the instance asks for that.
+    fn check(&self, metadata: &Metadata) -> Result<(), BuildError> {
+        let invalid = |text: String| BuildError::Invalid(format!("'{}' {text}", metadata.metapath));
+        let Some(schema) = &metadata.schema else {
+            return match self.config.schemas.reject_without_schema {
+                true => Err(invalid("names no '$schema'".to_owned())),
+                false => Ok(()),
+            };
+        };
+        let Some(item) = self.config.schema(schema) else {
+            return match self.config.schemas.validate_documents {
+                true => Err(invalid(format!("names the unknown schema '{schema}'"))),
+                false => Ok(()),
+            };
+        };
+        if let Some(validator) = self.validators.get(&item.name()) {
+            let body = serde_json::Value::Object(metadata.body.clone());
+            if let Err(error) = validator.validate(&body) {
+                return Err(invalid(format!(
+                    "breaks schema '{schema}' at '{}': {error}",
+                    error.instance_path()
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_redirection(metadata: &Metadata) -> bool {
+    metadata
+        .schema
+        .as_deref()
+        .and_then(schema_parts)
+        .is_some_and(|(kind, _)| kind == "redirection")
+}

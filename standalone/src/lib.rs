@@ -1,0 +1,9 @@
+//! ArtifactDB for people: a whole instance in one process (`serve`), and its client.
+//!
+//! The embedded back ends live here, behind core's doors: `objectstore` (S3), `engine` (search),
+//! `lease` and `queue`. The API, the worker and the protocol are the same as in a cluster.
+
+pub mod engine;
+pub mod objectstore;
+pub mod lease;
+pub mod queue;
