@@ -148,7 +148,13 @@ fn parse<T: DeserializeOwned>(origin: Origin, document: Value) -> Result<T, Read
     let mut unknown = Vec::new();
     let mut track = serde_path_to_error::Track::new();
     let deserializer = serde_path_to_error::Deserializer::new(&document, &mut track);
-    let parsed = serde_ignored::deserialize(deserializer, |path| unknown.push(path.to_string()));
+    let parsed = serde_ignored::deserialize(deserializer, |path| {
+        let path = path.to_string();
+        // The type itself stands for these two.
+        if path != "apiVersion" && path != "kind" {
+            unknown.push(path);
+        }
+    });
     let parsed = match parsed {
         Ok(parsed) => parsed,
         Err(error) => {

@@ -76,10 +76,12 @@ impl Indexer {
             uploader: Some(&state.owner),
         };
         let ignored = self.ignored(project, name, &manifest).await?;
-        let wanted: Vec<(&FilePath, &FileEntry)> = manifest
+        // Owned, because a stream that borrows its items is not `Send` enough to be spawned.
+        let wanted: Vec<(FilePath, FileEntry)> = manifest
             .files
             .iter()
             .filter(|(path, _)| is_metadata(path, &ignored))
+            .map(|(path, entry)| (path.clone(), entry.clone()))
             .collect();
         let mut reads = pin!(
             futures::stream::iter(wanted)
@@ -127,14 +129,14 @@ impl Indexer {
         Ok(writes)
     }
 
-    async fn read<'m>(
+    async fn read(
         &self,
         project: &Project,
         name: &Version,
-        path: &FilePath,
-        entry: &'m FileEntry,
-    ) -> Result<(Metadata, &'m FileEntry), BuildError> {
-        let key = keys::file_in(project, name, path);
+        path: FilePath,
+        entry: FileEntry,
+    ) -> Result<(Metadata, FileEntry), BuildError> {
+        let key = keys::file_in(project, name, &path);
         let object = self
             .versions
             .store
@@ -145,7 +147,7 @@ impl Indexer {
                 "'{path}' is gone from the object store"
             )));
         };
-        Ok((Metadata::parse(path, &object.bytes)?, entry))
+        Ok((Metadata::parse(&path, &object.bytes)?, entry))
     }
 
     async fn ignored(

@@ -7,3 +7,5 @@ pub mod engine;
 pub mod objectstore;
 pub mod lease;
 pub mod queue;
+pub mod secrets;
+pub mod serve;
