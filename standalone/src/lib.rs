@@ -9,3 +9,5 @@ pub mod lease;
 pub mod queue;
 pub mod secrets;
 pub mod serve;
+pub mod client;
+pub mod sample;

@@ -1,13 +1,27 @@
-//! The command line. Parsing and printing; the work is in the library.
+//! The command line: parsing and exit codes. The work is in the library.
 
-fn main() {
-    let rt = tokio::runtime::Runtime::new().unwrap();
-    rt.block_on(async {
-        tracing_subscriber::fmt().with_env_filter("info").init();
-        let args: Vec<String> = std::env::args().collect();
-        let i = artifactdb::serve::start(&artifactdb::serve::ServeOptions { files: vec![args[1].clone().into()], data: args[2].clone().into(), listen: "127.0.0.1:8000".into(), s3_listen: "localhost:0".into(), ready_file: Some("/tmp/ready.json".into()) }).await.unwrap();
-        println!("{} {}", i.url, i.token);
-        tokio::signal::ctrl_c().await.unwrap();
-        i.stop().await;
-    });
+mod cli;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+// musl's allocator is slow under threads, and the default one keeps what a burst took.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        // Threads for blocking work cost stack; a handful serves disks and searches.
+        .max_blocking_threads(64)
+        .build();
+    match runtime {
+        Ok(runtime) => runtime.block_on(cli::run(cli)),
+        Err(error) => {
+            eprintln!("error: cannot start: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -1,0 +1,399 @@
+//! `artifactdb upload`: a folder of files with their metadata becomes a version of a project.
+
+use std::collections::HashMap;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use futures::{StreamExt, TryStreamExt};
+use indicatif::{ProgressBar, ProgressStyle};
+use md5::{Digest, Md5};
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use super::{Api, ClientError, ClientResult, Printer, encode, unreachable};
+
+/// Files on their way at the same time.
+const TRANSFERS: usize = 16;
+const ATTEMPTS: u32 = 4;
+const READ: usize = 256 * 1024;
+
+#[derive(Debug, Clone)]
+pub struct UploadOptions {
+    pub folder: PathBuf,
+    pub project: String,
+    pub version: String,
+    pub private: bool,
+    pub owners: Vec<String>,
+    pub viewers: Vec<String>,
+    /// Such as `in 2 days`.
+    pub expires: Option<String>,
+}
+
+#[derive(Debug, Clone)]
+struct LocalFile {
+    name: String,
+    path: PathBuf,
+    size: u64,
+    md5: [u8; 16],
+}
+
+impl LocalFile {
+    /// Metadata is never linked; data is linked to an equal file of an earlier version.
+    fn check(&self) -> Value {
+        let md5 = hex::encode(self.md5);
+        if self.name.ends_with(".json") {
+            json!({"filename": self.name, "check": "simple", "value": {"md5sum": md5}})
+        } else {
+            json!({"filename": self.name, "check": "md5", "value": {"field": "md5sum", "md5sum": md5}})
+        }
+    }
+}
+
+/// Uploads a folder. Ctrl-C aborts the upload on the server, too.
+pub async fn upload(api: &Api, options: &UploadOptions, printer: &Printer) -> ClientResult<()> {
+    let started = Instant::now();
+    let files = read_folder(&options.folder).await?;
+    let mut request = json!({
+        "filenames": files.iter().map(LocalFile::check).collect::<Vec<_>>(),
+        "mode": "s3-presigned-url",
+    });
+    if let Some(expires) = &options.expires {
+        request["expires_in"] = json!(expires);
+        request["completed_by"] = json!(expires);
+    }
+    let path = format!(
+        "/projects/{}/version/{}/upload",
+        encode(&options.project),
+        encode(&options.version)
+    );
+    let answer = api.call(Method::POST, &path, Some(&request)).await?;
+    let upload = Upload::new(api, files, &answer)?;
+    let outcome = tokio::select! {
+        outcome = upload.run(options, printer) => outcome,
+        _ = tokio::signal::ctrl_c() => Err(ClientError::Interrupted),
+    };
+    match outcome {
+        Ok(result) => {
+            let documents = result.get("indexed_files").and_then(Value::as_u64).unwrap_or_default();
+            let seconds = started.elapsed().as_secs_f64();
+            printer.line(
+                &format!(
+                    "{}@{}: {} files uploaded, {} linked, {documents} documents indexed, in {seconds:.1} s",
+                    options.project,
+                    options.version,
+                    upload.urls.len(),
+                    upload.links.len(),
+                ),
+                &json!({
+                    "project_id": options.project,
+                    "version": options.version,
+                    "uploaded": upload.urls.len(),
+                    "linked": upload.links.len(),
+                    "documents": documents,
+                    "seconds": seconds,
+                }),
+            );
+            Ok(())
+        }
+        // The version is complete: there is nothing to abort.
+        Err(error @ ClientError::Job(_)) => Err(error),
+        Err(error) => {
+            // The server would end the upload at its deadline, too.
+            let _ = api.call(Method::PUT, &upload.abort_url, None).await;
+            Err(error)
+        }
+    }
+}
+
+/// The files of a folder, by name, with their digests. Hidden files are left out, except
+/// `.adbignore`.
+async fn read_folder(folder: &Path) -> ClientResult<Vec<LocalFile>> {
+    let local = |error: std::io::Error| {
+        ClientError::Local(format!("cannot read '{}': {error}", folder.display()))
+    };
+    let root = folder.to_owned();
+    let names = tokio::task::spawn_blocking(move || list(&root))
+        .await
+        .map_err(|error| ClientError::Local(error.to_string()))?
+        .map_err(local)?;
+    if names.is_empty() {
+        return Err(ClientError::Local(format!(
+            "'{}' holds no files",
+            folder.display()
+        )));
+    }
+    let reads = names.into_iter().map(|(name, path)| async move {
+        tokio::task::spawn_blocking(move || digest(name, path))
+            .await
+            .map_err(std::io::Error::other)?
+    });
+    futures::stream::iter(reads)
+        .buffered(std::thread::available_parallelism().map_or(2, usize::from))
+        .try_collect()
+        .await
+        .map_err(local)
+}
+
+fn list(root: &Path) -> std::io::Result<Vec<(String, PathBuf)>> {
+    let mut found = Vec::new();
+    let mut folders = vec![(String::new(), root.to_owned())];
+    while let Some((prefix, folder)) = folders.pop() {
+        for entry in std::fs::read_dir(&folder)? {
+            let entry = entry?;
+            let Ok(name) = entry.file_name().into_string() else {
+                let path = entry.path();
+                return Err(std::io::Error::other(format!(
+                    "the name of '{}' is not UTF-8",
+                    path.display()
+                )));
+            };
+            if name.starts_with('.') && name != ".adbignore" {
+                continue;
+            }
+            let full = format!("{prefix}{name}");
+            // Links are followed: what they point at is what people mean.
+            if std::fs::metadata(entry.path())?.is_dir() {
+                folders.push((format!("{full}/"), entry.path()));
+            } else {
+                found.push((full, entry.path()));
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn digest(name: String, path: PathBuf) -> std::io::Result<LocalFile> {
+    use std::io::Read;
+    let mut file = std::fs::File::open(&path)?;
+    let mut md5 = Md5::new();
+    let mut size = 0;
+    let mut chunk = vec![0; READ];
+    loop {
+        let read = file.read(&mut chunk)?;
+        if read == 0 {
+            break;
+        }
+        md5.update(&chunk[..read]);
+        size += read as u64;
+    }
+    Ok(LocalFile {
+        name,
+        path,
+        size,
+        md5: md5.finalize().into(),
+    })
+}
+
+/// What the server said to do.
+struct Upload<'a> {
+    api: &'a Api,
+    files: HashMap<String, LocalFile>,
+    /// File, URL, and whether the URL wants a Content-MD5.
+    urls: Vec<(String, String, bool)>,
+    links: Vec<String>,
+    completion_url: String,
+    abort_url: String,
+}
+
+impl<'a> Upload<'a> {
+    fn new(api: &'a Api, files: Vec<LocalFile>, answer: &Value) -> ClientResult<Self> {
+        let text = |name: &str| {
+            answer
+                .get(name)
+                .and_then(Value::as_str)
+                .map(str::to_owned)
+                .ok_or_else(|| ClientError::Local(format!("the answer has no '{name}'")))
+        };
+        let entry = |entry: &Value, name: &str| entry.get(name).and_then(Value::as_str).map(str::to_owned);
+        let urls = match answer.get("presigned_urls") {
+            Some(Value::Array(entries)) => entries
+                .iter()
+                .filter_map(|own| {
+                    let signed = own.get("md5sum").is_some_and(Value::is_string);
+                    Some((entry(own, "filename")?, entry(own, "url")?, signed))
+                })
+                .collect(),
+            Some(Value::Object(map)) => map
+                .iter()
+                .filter_map(|(name, url)| Some((name.clone(), url.as_str()?.to_owned(), false)))
+                .collect(),
+            _ => Vec::new(),
+        };
+        let links = match answer.get("links") {
+            Some(Value::Array(entries)) => entries.iter().filter_map(|own| entry(own, "url")).collect(),
+            Some(Value::Object(map)) => map.values().filter_map(|url| url.as_str().map(str::to_owned)).collect(),
+            _ => Vec::new(),
+        };
+        Ok(Self {
+            api,
+            files: files.into_iter().map(|file| (file.name.clone(), file)).collect(),
+            urls,
+            links,
+            completion_url: text("completion_url")?,
+            abort_url: text("abort_url")?,
+        })
+    }
+
+    async fn run(&self, options: &UploadOptions, printer: &Printer) -> ClientResult<Value> {
+        self.link_all().await?;
+        self.send_all(printer).await?;
+        let mut permissions = json!({
+            "read_access": if options.private { "viewers" } else { "public" },
+        });
+        if !options.owners.is_empty() {
+            permissions["owners"] = json!(options.owners);
+        }
+        if !options.viewers.is_empty() {
+            permissions["viewers"] = json!(options.viewers);
+        }
+        let accepted = self
+            .api
+            .call(Method::PUT, &self.completion_url, Some(&permissions))
+            .await?;
+        let job = accepted.get("path").and_then(Value::as_str).unwrap_or_default();
+        printer.progress("complete; indexing …");
+        self.api.wait(job).await
+    }
+
+    async fn link_all(&self) -> ClientResult<()> {
+        futures::stream::iter(&self.links)
+            .map(|url| self.api.call(Method::PUT, url, None))
+            .buffer_unordered(TRANSFERS)
+            .try_for_each(|_| async { Ok(()) })
+            .await
+    }
+
+    async fn send_all(&self, printer: &Printer) -> ClientResult<()> {
+        let sizes = self.urls.iter().filter_map(|(name, ..)| self.files.get(name));
+        let total: u64 = sizes.map(|file| file.size).sum();
+        let progress = Arc::new(Transfer::new(total, self.urls.len(), printer));
+        let transfers = futures::stream::iter(&self.urls).map(|(name, url, signed)| {
+            let progress = progress.clone();
+            async move {
+                let file = self.files.get(name).ok_or_else(|| {
+                    ClientError::Local(format!("the server wants '{name}', which is not here"))
+                })?;
+                self.send(file, url, *signed).await?;
+                progress.done(file.size);
+                Ok(())
+            }
+        });
+        let sent = transfers
+            .buffer_unordered(TRANSFERS)
+            .try_for_each(|()| async { Ok(()) })
+            .await;
+        progress.finish();
+        sent
+    }
+
+    /// Puts one file where the store said, again after a failure that may pass.
+    async fn send(&self, file: &LocalFile, url: &str, signed: bool) -> ClientResult<()> {
+        let mut attempt = 1;
+        loop {
+            match self.send_once(file, url, signed).await {
+                Ok(()) => return Ok(()),
+                Err(error) if attempt < ATTEMPTS && error.exit_code() == 7 => {
+                    tokio::time::sleep(Duration::from_millis(200 << attempt)).await;
+                    attempt += 1;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn send_once(&self, file: &LocalFile, url: &str, signed: bool) -> ClientResult<()> {
+        let open = tokio::fs::File::open(&file.path).await.map_err(|error| {
+            ClientError::Local(format!("cannot read '{}': {error}", file.path.display()))
+        })?;
+        let chunks = futures::stream::try_unfold(open, |mut open| async move {
+            let mut chunk = vec![0; READ];
+            let read = tokio::io::AsyncReadExt::read(&mut open, &mut chunk).await?;
+            chunk.truncate(read);
+            Ok::<_, std::io::Error>((read > 0).then_some((chunk, open)))
+        });
+        let kind = if file.name.ends_with(".json") {
+            "application/json"
+        } else {
+            "application/octet-stream"
+        };
+        let mut request = self
+            .api
+            .client
+            .put(url)
+            .header("content-type", kind)
+            .header("content-length", file.size)
+            .body(reqwest::Body::wrap_stream(chunks));
+        if signed {
+            request = request.header("content-md5", STANDARD.encode(file.md5));
+        }
+        let response = request.send().await.map_err(|error| unreachable(url, &error))?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(());
+        }
+        let text = response.text().await.unwrap_or_default();
+        let status = match status.is_server_error() {
+            true => StatusCode::SERVICE_UNAVAILABLE,
+            false => status,
+        };
+        Err(ClientError::Answer {
+            status,
+            reason: format!("the object store refused '{}': {text}", file.name),
+        })
+    }
+}
+
+/// A bar on a terminal, plain lines elsewhere, nothing for machines.
+struct Transfer {
+    bar: Option<ProgressBar>,
+    lines: bool,
+    files: usize,
+    done: AtomicUsize,
+    bytes: AtomicU64,
+}
+
+impl Transfer {
+    fn new(total: u64, files: usize, printer: &Printer) -> Self {
+        let terminal = std::io::stderr().is_terminal();
+        let bar = (terminal && !printer.as_json).then(|| {
+            let bar = ProgressBar::new(total);
+            let template = "{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
+            if let Ok(style) = ProgressStyle::with_template(template) {
+                bar.set_style(style);
+            }
+            bar
+        });
+        Self {
+            lines: bar.is_none() && !printer.as_json,
+            bar,
+            files,
+            done: AtomicUsize::new(0),
+            bytes: AtomicU64::new(0),
+        }
+    }
+
+    fn done(&self, size: u64) {
+        let done = self.done.fetch_add(1, Ordering::Relaxed) + 1;
+        let bytes = self.bytes.fetch_add(size, Ordering::Relaxed) + size;
+        if let Some(bar) = &self.bar {
+            bar.inc(size);
+        }
+        // Ten lines for any number of files.
+        let step = (self.files / 10).max(1);
+        if self.lines && (done.is_multiple_of(step) || done == self.files) {
+            eprintln!("uploaded {done} of {} files, {bytes} bytes", self.files);
+        }
+    }
+
+    fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
