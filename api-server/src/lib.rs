@@ -36,6 +36,7 @@ use routes::{files, info, jobs, locks, permissions, projects, schemas, search, u
 use signer::Signer;
 
 pub use error::ApiError;
+pub use openapi::openapi_json;
 
 /// The largest body that any route reads, in bytes.
 const BODY_MAX: usize = 1024 * 1024;

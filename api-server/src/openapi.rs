@@ -29,6 +29,11 @@ use crate::routes::{files, info, jobs, locks, permissions, projects, schemas, se
 )]
 struct Description;
 
+/// The description as a value.
+pub fn openapi_json() -> serde_json::Value {
+    serde_json::to_value(Description::openapi()).unwrap_or_default()
+}
+
 pub async fn document() -> Json<utoipa::openapi::OpenApi> {
     Json(Description::openapi())
 }
