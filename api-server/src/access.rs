@@ -87,7 +87,11 @@ impl App {
     ) -> ApiResult<Option<Arc<Document>>> {
         let found = self.search.get(&id.to_string()).await?;
         Ok(found.filter(|document| {
-            may(&identity.caller, Action::Read, document.permissions.as_ref())
+            may(
+                &identity.caller,
+                Action::Read,
+                document.permissions.as_ref(),
+            )
         }))
     }
 
@@ -156,7 +160,10 @@ impl App {
         {
             return Ok(());
         }
-        let name = version.map_or_else(|| project.to_string(), |version| format!("{project}/{version}"));
+        let name = version.map_or_else(
+            || project.to_string(),
+            |version| format!("{project}/{version}"),
+        );
         Err(identity.refusal(&format!(
             "is missing role (one of 'admin', 'uploader'), or write access on {name}"
         )))

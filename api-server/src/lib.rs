@@ -116,15 +116,30 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/projects/lock", get(locks::all))
         .route("/projects/{project}/versions", get(projects::versions))
         .route("/projects/{project}/metadata", get(projects::metadata))
-        .route("/projects/{project}/version/{version}/metadata", get(projects::version_metadata))
-        .route("/projects/{project}/version/{version}/info", get(projects::version_info))
+        .route(
+            "/projects/{project}/version/{version}/metadata",
+            get(projects::version_metadata),
+        )
+        .route(
+            "/projects/{project}/version/{version}/info",
+            get(projects::version_info),
+        )
         .route(
             "/projects/{project}/version/{version}/upload",
             post(uploads::upload).layer(DefaultBodyLimit::max(UPLOAD_BODY_MAX)),
         )
-        .route("/projects/{project}/version/{version}/complete", put(uploads::complete))
-        .route("/projects/{project}/version/{version}/abort", put(uploads::abort))
-        .route("/projects/{project}/lock", get(locks::get).post(locks::lock).delete(locks::unlock))
+        .route(
+            "/projects/{project}/version/{version}/complete",
+            put(uploads::complete),
+        )
+        .route(
+            "/projects/{project}/version/{version}/abort",
+            put(uploads::abort),
+        )
+        .route(
+            "/projects/{project}/lock",
+            get(locks::get).post(locks::lock).delete(locks::unlock),
+        )
         .route(
             "/projects/{project}/permissions",
             get(permissions::of_project)
@@ -152,7 +167,10 @@ pub fn router(app: Arc<App>) -> Router {
         .merge(openapi::ui())
         .fallback(observe::not_found)
         .method_not_allowed_fallback(observe::wrong_method)
-        .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, REQUEST_TIMEOUT))
+        .layer(TimeoutLayer::with_status_code(
+            StatusCode::SERVICE_UNAVAILABLE,
+            REQUEST_TIMEOUT,
+        ))
         .layer(CatchPanicLayer::custom(observe::panicked))
         .layer(axum::middleware::from_fn_with_state(app, observe::observe))
 }

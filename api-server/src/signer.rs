@@ -83,9 +83,8 @@ mod tests {
     fn only_what_was_sealed_for_the_purpose_opens() {
         let signer = Signer::new(b"key");
         let sealed = signer.seal(Purpose::Job, &("a", 1));
-        let open = |signer: &Signer, purpose, text: &str| {
-            signer.open::<(String, i32)>(purpose, text)
-        };
+        let open =
+            |signer: &Signer, purpose, text: &str| signer.open::<(String, i32)>(purpose, text);
         assert_eq!(open(&signer, Purpose::Job, &sealed), Some(("a".into(), 1)));
         assert_eq!(open(&signer, Purpose::Cursor, &sealed), None);
         assert_eq!(open(&Signer::new(b"other"), Purpose::Job, &sealed), None);

@@ -50,10 +50,11 @@ impl Metadata {
     /// Reads the object at `metapath`. It must be a JSON object with a `path` (or legacy `PATH`).
     pub fn parse(metapath: &FilePath, bytes: &[u8]) -> Result<Self, DocumentError> {
         let name = || metapath.to_string();
-        let value: Value = serde_json::from_slice(bytes).map_err(|error| DocumentError::NotJson {
-            metapath: name(),
-            problem: error.to_string(),
-        })?;
+        let value: Value =
+            serde_json::from_slice(bytes).map_err(|error| DocumentError::NotJson {
+                metapath: name(),
+                problem: error.to_string(),
+            })?;
         let Value::Object(mut body) = value else {
             return Err(DocumentError::NotObject(name()));
         };
@@ -206,10 +207,19 @@ fn redirection(metadata: &Metadata, version: &VersionContext<'_>) -> Option<Stri
     if kind != "redirection" {
         return None;
     }
-    let targets = metadata.body.get("redirection")?.get("targets")?.as_array()?;
+    let targets = metadata
+        .body
+        .get("redirection")?
+        .get("targets")?
+        .as_array()?;
     let usable: Vec<(&str, &str)> = targets
         .iter()
-        .filter_map(|target| Some((target.get("type")?.as_str()?, target.get("location")?.as_str()?)))
+        .filter_map(|target| {
+            Some((
+                target.get("type")?.as_str()?,
+                target.get("location")?.as_str()?,
+            ))
+        })
         .filter(|(kind, _)| matches!(*kind, "local" | "remote"))
         .collect();
     let [(kind, location)] = usable.as_slice() else {
@@ -238,7 +248,10 @@ pub fn without_nulls(value: Value) -> Value {
 
 /// Only the members of `document` at the dotted `fields`; `*` at the end of a part is a wildcard.
 pub fn select(document: &Value, fields: &[String]) -> Value {
-    let patterns: Vec<Vec<&str>> = fields.iter().map(|field| field.split('.').collect()).collect();
+    let patterns: Vec<Vec<&str>> = fields
+        .iter()
+        .map(|field| field.split('.').collect())
+        .collect();
     let borrowed: Vec<&[&str]> = patterns.iter().map(Vec::as_slice).collect();
     select_below(document, &borrowed).unwrap_or_else(|| json!({}))
 }
@@ -320,17 +333,28 @@ mod tests {
             revision: Some(3),
             bucket: "data",
             permissions: Some(&permissions),
-            transient: Some(Transient { expires_in: at, expires_job_id: "job" }),
+            transient: Some(Transient {
+                expires_in: at,
+                expires_job_id: "job",
+            }),
             gprn: Some(&gprn),
             indexed_at: at,
             uploader: Some("ann"),
         };
-        let data = DataObject { size: 12, uploaded: at };
+        let data = DataObject {
+            size: 12,
+            uploaded: at,
+        };
         let document = indexed(&metadata, Some("A Table"), at, Some(data), None, &context);
-        assert!(crate::mapping::Mapping::minimal()
-            .check(document["_extra"].as_object().map(|_| &document).unwrap(), 10)
-            .iter()
-            .all(|problem| !problem.contains("_extra")));
+        assert!(
+            crate::mapping::Mapping::minimal()
+                .check(
+                    document["_extra"].as_object().map(|_| &document).unwrap(),
+                    10
+                )
+                .iter()
+                .all(|problem| !problem.contains("_extra"))
+        );
         insta::assert_json_snapshot!("indexed", document);
         let link = ArtifactId::parse("PRJ:a.csv@v0").unwrap();
         let linked = indexed(&metadata, None, at, None, Some(&link), &context);
@@ -342,27 +366,47 @@ mod tests {
         let (project, version) = (Project::new("P").unwrap(), Version::new("1").unwrap());
         let at: Timestamp = "2026-01-02T03:04:05Z".parse().unwrap();
         let context = VersionContext {
-            project: &project, version: &version, revision: None, bucket: "b", permissions: None,
-            transient: None, gprn: None, indexed_at: at, uploader: None,
+            project: &project,
+            version: &version,
+            revision: None,
+            bucket: "b",
+            permissions: None,
+            transient: None,
+            gprn: None,
+            indexed_at: at,
+            uploader: None,
         };
         let link = |body: Value| {
             let metadata = Metadata::parse(&path("r.json"), body.to_string().as_bytes()).unwrap();
-            indexed(&metadata, None, at, None, None, &context)["_extra"]["link"]["artifactdb"].clone()
+            indexed(&metadata, None, at, None, None, &context)["_extra"]["link"]["artifactdb"]
+                .clone()
         };
-        let doc = |schema: &str, kind: &str, location: &str| json!({"$schema": schema, "path": "r",
-            "redirection": {"targets": [{"type": kind, "location": location}]}});
+        let doc = |schema: &str, kind: &str, location: &str| {
+            json!({"$schema": schema, "path": "r",
+            "redirection": {"targets": [{"type": kind, "location": location}]}})
+        };
         assert_eq!(link(doc("redirection/v1.json", "local", "x/y")), "P:x/y@1");
         assert_eq!(link(doc("redirection/v3.json", "remote", "Q:z@2")), "Q:z@2");
         assert_eq!(link(doc("other/v1.json", "local", "x")), Value::Null);
-        assert_eq!(link(doc("redirection/v1.json", "local", "../x")), Value::Null);
+        assert_eq!(
+            link(doc("redirection/v1.json", "local", "../x")),
+            Value::Null
+        );
     }
 
     #[test]
     fn bad_metadata() {
         let parse = |text: &str| Metadata::parse(&path("m.json"), text.as_bytes()).map(|_| ());
         for bad in [
-            "", "[]", "{}", r#"{"path": 3}"#, r#"{"path": "../x"}"#, r#"{"path": "a", "$schema": "x"}"#,
-            r#"{"path": "a", "$schema": "a/b/c"}"#, r#"{"path": "a", "$schema": 1}"#, r#"{"path":"a","_extra":{}}"#,
+            "",
+            "[]",
+            "{}",
+            r#"{"path": 3}"#,
+            r#"{"path": "../x"}"#,
+            r#"{"path": "a", "$schema": "x"}"#,
+            r#"{"path": "a", "$schema": "a/b/c"}"#,
+            r#"{"path": "a", "$schema": 1}"#,
+            r#"{"path":"a","_extra":{}}"#,
         ] {
             assert!(parse(bad).is_err(), "{bad}");
         }
@@ -371,12 +415,19 @@ mod tests {
 
     #[test]
     fn selecting_fields() {
-        let document = json!({"path": "p", "a": [{"b": 1, "c": 2}], "_extra": {"id": "x", "type": "t"}});
+        let document =
+            json!({"path": "p", "a": [{"b": 1, "c": 2}], "_extra": {"id": "x", "type": "t"}});
         let pick = |fields: &[&str]| {
-            select(&document, &fields.iter().map(|f| (*f).to_owned()).collect::<Vec<_>>())
+            select(
+                &document,
+                &fields.iter().map(|f| (*f).to_owned()).collect::<Vec<_>>(),
+            )
         };
         assert_eq!(pick(&["path"]), json!({"path": "p"}));
-        assert_eq!(pick(&["_extra.id", "a.b"]), json!({"a": [{"b": 1}], "_extra": {"id": "x"}}));
+        assert_eq!(
+            pick(&["_extra.id", "a.b"]),
+            json!({"a": [{"b": 1}], "_extra": {"id": "x"}})
+        );
         assert_eq!(pick(&["_extra.t*"]), json!({"_extra": {"type": "t"}}));
         assert_eq!(pick(&["nope"]), json!({}));
     }

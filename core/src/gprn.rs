@@ -184,7 +184,10 @@ mod tests {
         ] {
             assert_eq!(Gprn::parse(text).unwrap().to_string(), text);
         }
-        assert_eq!(Gprn::parse("gprn:prd:api").unwrap().to_string(), "gprn::api");
+        assert_eq!(
+            Gprn::parse("gprn:prd:api").unwrap().to_string(),
+            "gprn::api"
+        );
     }
 
     #[test]

@@ -213,8 +213,10 @@ impl ArtifactId {
 
     /// Refuses an identifier whose object key would be longer than S3 accepts.
     pub fn check_length(&self) -> Result<(), IdError> {
-        let bytes =
-            self.project.as_str().len() + self.version.as_str().len() + self.path.as_str().len() + 2;
+        let bytes = self.project.as_str().len()
+            + self.version.as_str().len()
+            + self.path.as_str().len()
+            + 2;
         if bytes > MAX_KEY_BYTES {
             return Err(IdError::TooLong {
                 what: "id",

@@ -154,7 +154,9 @@ pub struct Source<'a> {
 /// Why a schema was left out of a mapping.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum MappingError {
-    #[error("field '{field}' of schema '{schema}' is {wanted}, and {existing} in schema '{holder}'")]
+    #[error(
+        "field '{field}' of schema '{schema}' is {wanted}, and {existing} in schema '{holder}'"
+    )]
     Conflict {
         field: String,
         schema: String,
@@ -315,7 +317,11 @@ fn properties(
         .iter()
         .filter_map(|key| schema.get(*key).and_then(Value::as_array))
         .flatten()
-        .chain(["if", "then", "else"].iter().filter_map(|key| schema.get(*key)));
+        .chain(
+            ["if", "then", "else"]
+                .iter()
+                .filter_map(|key| schema.get(*key)),
+        );
     for part in nested {
         let fields = properties(source, part, path, depth + 1)?;
         merge_optional(&mut object, fields, source, path)?;
@@ -827,8 +833,14 @@ mod tests {
             json!({"properties": {"mass": {"type": "string"}, "b": {"type": "string"}}}),
         );
         let (mapping, refused) = compile(&[
-            Source { name: "old/v1.json", schema: &old },
-            Source { name: "new/v1.json", schema: &new },
+            Source {
+                name: "old/v1.json",
+                schema: &old,
+            },
+            Source {
+                name: "new/v1.json",
+                schema: &new,
+            },
         ]);
         assert_eq!(
             refused[0].to_string(),
@@ -850,14 +862,18 @@ mod tests {
         ] {
             compile_one(bad.clone()).unwrap_err();
         }
-        let recursive = json!({"properties": {"x": {"properties": {"y": {"$ref": "#/properties/x"}}}}});
+        let recursive =
+            json!({"properties": {"x": {"properties": {"y": {"$ref": "#/properties/x"}}}}});
         compile_one(recursive).unwrap_err();
     }
 
     #[test]
     fn documents_are_held_to_the_mapping() {
         let schema = json!({"properties": {"n": {"type": "integer"}, "o": {"properties": {"d": {"type": "string", "format": "date-time"}}}}});
-        let (mapping, _) = compile(&[Source { name: "t/v1.json", schema: &schema }]);
+        let (mapping, _) = compile(&[Source {
+            name: "t/v1.json",
+            schema: &schema,
+        }]);
         let check = |value: Value| mapping.check(value.as_object().unwrap(), 10);
         assert!(check(json!({"path": "x", "n": "12", "o": {"d": "2020-01-01"}})).is_empty());
         assert_eq!(

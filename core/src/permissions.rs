@@ -84,9 +84,17 @@ pub struct PermissionsPatch {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scope: Option<Scope>,
     /// A list, a comma-separated text, or null for nobody.
-    #[serde(default, deserialize_with = "some_names", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "some_names",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub owners: Option<Vec<String>>,
-    #[serde(default, deserialize_with = "some_names", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "some_names",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub viewers: Option<Vec<String>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub read_access: Option<Access>,
@@ -336,10 +344,18 @@ mod tests {
         prop_oneof![
             Just(Caller::Anonymous),
             Just(Caller::System),
-            (name(), prop::collection::vec(name(), 0..2), prop::collection::vec(
-                prop::sample::select(vec!["admin", "uploader", "creator"]), 0..2))
+            (
+                name(),
+                prop::collection::vec(name(), 0..2),
+                prop::collection::vec(
+                    prop::sample::select(vec!["admin", "uploader", "creator"]),
+                    0..2
+                )
+            )
                 .prop_map(|(id, groups, roles)| Caller::User(User {
-                    id, groups, roles: roles.into_iter().map(str::to_owned).collect(),
+                    id,
+                    groups,
+                    roles: roles.into_iter().map(str::to_owned).collect(),
                 })),
         ]
     }
@@ -381,7 +397,8 @@ mod tests {
             read_access: Access::Viewers,
             write_access: Access::Owners,
         };
-        let patch: PermissionsPatch = serde_json::from_value(json!({"read_access": "public"})).unwrap();
+        let patch: PermissionsPatch =
+            serde_json::from_value(json!({"read_access": "public"})).unwrap();
         let merged = patch.onto(base.clone());
         assert_eq!(merged.owners, base.owners);
         assert_eq!(merged.read_access, Access::Public);

@@ -31,16 +31,18 @@ pub struct Head {
     /// Tick of the last permission change; documents written from older permissions lose to it.
     #[serde(default)]
     pub permissions: Epoch,
-    /// What is not finished, by version: what the sweeper looks at instead of at every object.
+    /// What is not finished, by the epoch that began it: what the sweeper looks at instead of at
+    /// every object. By epoch and not by version, so that an upload that loses its version to a
+    /// later one, or to an earlier one's completion, cannot take that one's entry.
     #[serde(default)]
-    pub pending: BTreeMap<Version, Pending>,
+    pub pending: BTreeMap<Epoch, Pending>,
     /// Permission changes whose documents are not written yet: the tick by scope (`None` in JSON
     /// as the empty text: the whole project).
     #[serde(default)]
     pub permission_changes: BTreeMap<String, Epoch>,
-    /// Versions by their revision, for `NUM-3` in place of a version.
+    /// Versions by their revision, for `NUM-3` in place of a version; and the epoch that took it.
     #[serde(default)]
-    pub revisions: BTreeMap<u64, Version>,
+    pub revisions: BTreeMap<u64, (Version, Epoch)>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,7 +54,7 @@ pub struct Latest {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Pending {
-    pub epoch: Epoch,
+    pub version: Version,
     pub work: Work,
     /// Set once the completion has been given its number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -80,9 +82,9 @@ impl Head {
     pub fn begin(&mut self, version: &Version, deadline: Timestamp) -> Epoch {
         self.clock += 1;
         self.pending.insert(
-            version.clone(),
+            self.clock,
             Pending {
-                epoch: self.clock,
+                version: version.clone(),
                 work: Work::Upload,
                 revision: None,
                 due: Some(deadline),
@@ -91,50 +93,45 @@ impl Head {
         self.clock
     }
 
-    /// Gives the completion of `version` at `epoch` its revision, once. `None` when a later epoch
-    /// or a removal has taken the version over.
-    pub fn assign_revision(&mut self, version: &Version, epoch: Epoch) -> Option<u64> {
-        let pending = self.pending.get_mut(version)?;
-        if pending.epoch != epoch {
-            return None;
-        }
+    /// Gives the completion at `epoch` its revision, once. `None` when there is nothing to give
+    /// one to: it was indexed or removed.
+    pub fn assign_revision(&mut self, epoch: Epoch) -> Option<u64> {
+        let pending = self.pending.get_mut(&epoch)?;
         match (pending.work, pending.revision) {
-            (Work::Upload | Work::Index, None) => {
+            (Work::Upload, None) => {
                 self.revision += 1;
                 pending.work = Work::Index;
                 pending.revision = Some(self.revision);
                 pending.due = None;
-                self.revisions.retain(|_, known| known != version);
-                self.revisions.insert(self.revision, version.clone());
+                let version = pending.version.clone();
+                self.revisions.retain(|_, (known, _)| *known != version);
+                self.revisions.insert(self.revision, (version, epoch));
                 Some(self.revision)
             }
-            (Work::Index | Work::Expire, Some(revision)) => Some(revision),
+            (Work::Index | Work::Expire, revision) => revision,
             _ => None,
         }
     }
 
-    /// The revision that `version` owns.
-    pub fn revision_of(&self, version: &Version) -> Option<u64> {
-        let mut found = self.revisions.iter().filter(|(_, name)| *name == version);
+    /// The revision that the completion at `epoch` took.
+    pub fn revision_of(&self, epoch: Epoch) -> Option<u64> {
+        let mut found = self.revisions.iter().filter(|(_, (_, own))| *own == epoch);
         found.next().map(|(revision, _)| *revision)
     }
 
-    /// Records that the documents of `version` at `epoch` are written; `expires` keeps it in view.
-    pub fn indexed(&mut self, version: &Version, epoch: Epoch, expires: Option<Timestamp>) -> bool {
-        let Some(pending) = self.pending.get_mut(version) else {
-            return false;
-        };
-        if pending.epoch != epoch || pending.work != Work::Index {
-            return false;
-        }
-        match expires {
-            Some(due) => {
-                pending.work = Work::Expire;
-                pending.due = Some(due);
-            }
-            None => {
-                self.pending.remove(version);
-            }
+    /// Records that the documents of `epoch` are written; `expires` keeps it in view.
+    pub fn indexed(&mut self, epoch: Epoch, expires: Option<Timestamp>) -> bool {
+        match self.pending.get_mut(&epoch) {
+            Some(pending) if pending.work == Work::Index => match expires {
+                Some(due) => {
+                    pending.work = Work::Expire;
+                    pending.due = Some(due);
+                }
+                None => {
+                    self.pending.remove(&epoch);
+                }
+            },
+            _ => return false,
         }
         self.find_latest();
         true
@@ -143,48 +140,55 @@ impl Head {
     /// The highest revision whose documents are written: readers of `latest` see no gap between a
     /// completion and its indexing.
     fn find_latest(&mut self) {
-        let mut written = self.revisions.iter().rev().filter(|(_, version)| {
+        let mut written = self.revisions.iter().rev().filter(|(_, (_, epoch))| {
             self.pending
-                .get(*version)
+                .get(epoch)
                 .is_none_or(|pending| pending.work == Work::Expire)
         });
-        self.latest = written.next().map(|(revision, version)| Latest {
+        self.latest = written.next().map(|(revision, (version, _))| Latest {
             version: version.clone(),
             revision: *revision,
         });
     }
 
-    /// Records that `version` at `epoch` is gone; returns the tick that deletes its documents.
-    pub fn removing(&mut self, version: &Version, epoch: Epoch) -> Option<Epoch> {
-        let pending = self.pending.get(version);
-        if pending.is_some_and(|pending| pending.epoch > epoch) {
-            return None;
+    /// Records that what `epoch` brought is gone and is to be removed. False when it is known.
+    pub fn removing(&mut self, epoch: Epoch) -> bool {
+        let Some(pending) = self.pending.get_mut(&epoch) else {
+            return false;
+        };
+        if pending.work == Work::Remove {
+            return false;
         }
+        pending.work = Work::Remove;
+        pending.due = None;
         self.clock += 1;
-        self.pending.insert(
-            version.clone(),
-            Pending {
-                epoch,
-                work: Work::Remove,
-                revision: None,
-                due: None,
-            },
-        );
-        self.revisions.retain(|_, known| known != version);
+        self.revisions.retain(|_, (_, own)| *own != epoch);
         self.find_latest();
-        Some(self.clock)
+        true
     }
 
-    /// Records that nothing of `version` at `epoch` is left.
-    pub fn removed(&mut self, version: &Version, epoch: Epoch) -> bool {
-        let done = self
+    /// Closes the entry of `epoch`, whatever it is.
+    pub fn close(&mut self, epoch: Epoch) -> bool {
+        self.pending.remove(&epoch).is_some()
+    }
+
+    /// Below which external version documents of `version` belong to `epoch` or an earlier one.
+    pub fn documents_below(&self, version: &Version, epoch: Epoch) -> Epoch {
+        let begun = self
             .pending
-            .get(version)
-            .is_some_and(|pending| pending.epoch == epoch && pending.work == Work::Remove);
-        if done {
-            self.pending.remove(version);
-        }
-        done
+            .iter()
+            .filter(|(_, pending)| pending.version == *version)
+            .map(|(own, _)| *own);
+        let completed = self
+            .revisions
+            .values()
+            .filter(|(known, _)| known == version)
+            .map(|(_, own)| *own);
+        begun
+            .chain(completed)
+            .filter(|own| *own > epoch)
+            .min()
+            .unwrap_or(self.clock + 1)
     }
 
     /// Records a permission change of one version, or of the whole project.
@@ -259,7 +263,9 @@ impl VersionState {
         if self.stage.is_published() {
             Some(self)
         } else {
-            self.replaces.as_deref().filter(|old| old.stage.is_published())
+            self.replaces
+                .as_deref()
+                .filter(|old| old.stage.is_published())
         }
     }
 
@@ -359,22 +365,26 @@ mod tests {
         let (a, b) = (version("a"), version("b"));
         let first = head.begin(&a, at);
         let second = head.begin(&b, at);
-        assert_eq!((first, second), (1, 2));
-        assert_eq!(head.assign_revision(&b, second), Some(1));
-        assert_eq!(head.assign_revision(&b, second), Some(1));
-        assert_eq!(head.assign_revision(&a, first), Some(2));
+        // A later upload of the same version, which will lose, takes nothing from the first.
+        let loser = head.begin(&a, at);
+        assert_eq!((first, second, loser), (1, 2, 3));
+        assert_eq!(head.assign_revision(second), Some(1));
+        assert_eq!(head.assign_revision(second), Some(1));
+        assert_eq!(head.assign_revision(first), Some(2));
         assert_eq!(head.latest, None, "nothing is indexed");
-        assert!(head.indexed(&b, second, None));
-        assert!(head.indexed(&a, first, None));
+        assert!(head.indexed(second, None));
+        assert!(head.indexed(first, None));
+        assert!(!head.indexed(first, None));
         assert_eq!(head.latest.as_ref().unwrap().version, a);
+        assert_eq!(head.revision_of(first), Some(2));
+        assert_eq!(head.assign_revision(first), None, "it is done");
+        assert_eq!(head.documents_below(&a, first), loser);
+        assert!(head.close(loser));
         let again = head.begin(&a, at);
-        assert_eq!(head.assign_revision(&a, first), None, "stale epoch");
-        assert_eq!(head.assign_revision(&a, again), Some(3));
-        assert!(head.indexed(&a, again, None));
-        assert!(!head.indexed(&a, first, None));
-        assert_eq!(head.removing(&a, again), Some(4));
+        assert_eq!(head.assign_revision(again), Some(3));
+        assert!(head.removing(again) && !head.removing(again));
         assert_eq!(head.latest.as_ref().unwrap().version, b);
-        assert!(head.removed(&a, again));
+        assert!(head.close(again) && head.pending.is_empty());
     }
 
     #[test]

@@ -107,7 +107,13 @@ mod tests {
         assert_eq!(at("in 1 year").as_deref(), Some("2027-01-01T00:00:00Z"));
         assert_eq!(at("90").as_deref(), Some("2026-01-01T00:01:30Z"));
         assert_eq!(at("2026-02-03").as_deref(), Some("2026-02-03T00:00:00Z"));
-        for bad in ["", "soon", "in x days", "in 99999999999999999999 days", "in 9999999999999 years"] {
+        for bad in [
+            "",
+            "soon",
+            "in x days",
+            "in 99999999999999999999 days",
+            "in 9999999999999 years",
+        ] {
             assert_eq!(at(bad), None, "{bad}");
         }
     }

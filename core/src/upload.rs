@@ -288,10 +288,20 @@ mod tests {
 
     #[test]
     fn the_dialect_follows_the_checks() {
-        assert_eq!(plan(json!({"filenames": []})).unwrap().dialect, Dialect::Map);
-        assert_eq!(plan(json!({"filenames": ["a"]})).unwrap().dialect, Dialect::Map);
-        let md5 = json!({"filename": "a", "check": "MD5", "value": {"field": "md5sum", "md5sum": MD5}});
-        assert_eq!(plan(json!({"filenames": [md5]})).unwrap().dialect, Dialect::Map);
+        assert_eq!(
+            plan(json!({"filenames": []})).unwrap().dialect,
+            Dialect::Map
+        );
+        assert_eq!(
+            plan(json!({"filenames": ["a"]})).unwrap().dialect,
+            Dialect::Map
+        );
+        let md5 =
+            json!({"filename": "a", "check": "MD5", "value": {"field": "md5sum", "md5sum": MD5}});
+        assert_eq!(
+            plan(json!({"filenames": [md5]})).unwrap().dialect,
+            Dialect::Map
+        );
         let simple = json!({"filename": "b", "check": "simple", "value": {"md5sum": MD5}});
         assert_eq!(
             plan(json!({"filenames": [md5, simple]})).unwrap().dialect,
@@ -313,12 +323,16 @@ mod tests {
             "Invalid deduplication info: 'size_mdtm' is not a valid check"
         );
         assert!(matches!(
-            refused(json!({"filename": "a", "check": "md5", "value": {"md5sum": "zz", "field": "f"}})),
+            refused(
+                json!({"filename": "a", "check": "md5", "value": {"md5sum": "zz", "field": "f"}})
+            ),
             UploadError::Malformed(_)
         ));
         for target in ["P:a@1", "P:a@latest", "nonsense"] {
             assert!(matches!(
-                refused(json!({"filename": "a", "check": "link", "value": {"artifactdb_id": target}})),
+                refused(
+                    json!({"filename": "a", "check": "link", "value": {"artifactdb_id": target}})
+                ),
                 UploadError::Refused(_)
             ));
         }
@@ -333,7 +347,10 @@ mod tests {
         };
         let plan = of("in 30 days", "in 30 days").unwrap();
         assert_eq!(plan.deadline, now() + SignedDuration::from_hours(120));
-        assert_eq!(plan.expires_at, Some(now() + SignedDuration::from_hours(720)));
+        assert_eq!(
+            plan.expires_at,
+            Some(now() + SignedDuration::from_hours(720))
+        );
         assert!(of("in 2 days", "in 1 day").is_err());
         assert!(of("in 2 days", "in 2 days").is_ok());
         assert_eq!(

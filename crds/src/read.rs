@@ -26,7 +26,10 @@ impl std::fmt::Display for Origin {
 #[derive(Debug, Error)]
 pub enum ReadError {
     #[error("cannot read '{path}': {error}")]
-    Io { path: PathBuf, error: std::io::Error },
+    Io {
+        path: PathBuf,
+        error: std::io::Error,
+    },
     #[error("{path}: not YAML: {problem}")]
     Yaml { path: PathBuf, problem: String },
     #[error("{origin}: {problem}")]
@@ -106,7 +109,12 @@ fn add(origin: Origin, document: Value, set: &mut ResourceSet) -> Result<(), Rea
     if document.is_null() {
         return Ok(());
     }
-    let text = |name: &str| document.get(name).and_then(Value::as_str).map(str::to_owned);
+    let text = |name: &str| {
+        document
+            .get(name)
+            .and_then(Value::as_str)
+            .map(str::to_owned)
+    };
     let fail = |origin: Origin, problem: String| Err(ReadError::Resource { origin, problem });
     let (Some(version), Some(kind)) = (text("apiVersion"), text("kind")) else {
         return fail(origin, "it has no 'apiVersion' and 'kind'".to_owned());
@@ -119,10 +127,14 @@ fn add(origin: Origin, document: Value, set: &mut ResourceSet) -> Result<(), Rea
         return Ok(());
     }
     match kind.as_str() {
-        "ArtifactDB" => set.instances.push((origin.clone(), parse(origin, document)?)),
+        "ArtifactDB" => set
+            .instances
+            .push((origin.clone(), parse(origin, document)?)),
         "ArtifactSchema" => set.schemas.push((origin.clone(), parse(origin, document)?)),
         "ArtifactPlugin" => set.plugins.push((origin.clone(), parse(origin, document)?)),
-        "ArtifactSchedule" => set.schedules.push((origin.clone(), parse(origin, document)?)),
+        "ArtifactSchedule" => set
+            .schedules
+            .push((origin.clone(), parse(origin, document)?)),
         other => {
             let problem = format!(
                 "kind '{other}' is not known; the kinds are ArtifactDB, ArtifactSchema, ArtifactPlugin, ArtifactSchedule"

@@ -41,10 +41,10 @@ pub fn resolve(set: &ResourceSet) -> Result<Resolved, Vec<Refusal>> {
     let [(origin, instance)] = set.instances.as_slice() else {
         let found = set.instances.len();
         return Err(vec![Refusal {
-            origin: set
-                .instances
-                .get(1)
-                .map_or_else(|| "these files".to_owned(), |(origin, _)| origin.to_string()),
+            origin: set.instances.get(1).map_or_else(
+                || "these files".to_owned(),
+                |(origin, _)| origin.to_string(),
+            ),
             kind: "ArtifactDB",
             name: set
                 .instances
@@ -162,12 +162,7 @@ fn schema_item(origin: &Origin, schema: &ArtifactSchema) -> Result<SchemaItem, R
     })
 }
 
-fn check_instance(
-    origin: &Origin,
-    name: &str,
-    spec: &ArtifactDBSpec,
-    refusals: &mut Vec<Refusal>,
-) {
+fn check_instance(origin: &Origin, name: &str, spec: &ArtifactDBSpec, refusals: &mut Vec<Refusal>) {
     let mut refuse = |problem: &str| {
         refusals.push(Refusal {
             origin: origin.to_string(),

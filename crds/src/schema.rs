@@ -22,10 +22,23 @@ use crate::common::{Conditions, InstanceSelector, any_object, conditions};
     doc = "A JSON Schema for one type of metadata, in one version.",
     printcolumn(name = "Type", type_ = "string", json_path = ".spec.type"),
     printcolumn(name = "Version", type_ = "string", json_path = ".spec.version"),
-    printcolumn(name = "Compiled", type_ = "string", json_path = r#".status.conditions[?(@.type=="Compiled")].status"#),
+    printcolumn(
+        name = "Compiled",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Compiled")].status"#
+    ),
     printcolumn(name = "Fields", type_ = "integer", json_path = ".status.fields"),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    printcolumn(name = "Reason", type_ = "string", json_path = r#".status.conditions[?(@.type=="Compiled")].reason"#, priority = 1)
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp"
+    ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Compiled")].reason"#,
+        priority = 1
+    )
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("has(self.schema) != has(self.schemaRef)").message("set schema or schemaRef, one of them"))]

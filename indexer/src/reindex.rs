@@ -27,7 +27,7 @@ pub async fn reindex(
             continue;
         };
         let head = versions.head(&project).await?.unwrap_or_default();
-        for (revision, name) in &head.revisions {
+        for (revision, (name, _)) in &head.revisions {
             index_one(indexer, &project, name, *revision, &mut progress).await?;
             report(&progress);
         }

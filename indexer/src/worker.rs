@@ -135,9 +135,7 @@ impl Indexer {
         name: &Version,
         epoch: Epoch,
     ) -> Result<Value, TaskError> {
-        let result = |documents: u64| {
-            json!({"project_id": project, "indexed_files": documents, "version": name})
-        };
+        let result = |documents: u64| json!({"project_id": project, "indexed_files": documents, "version": name});
         let superseded = || {
             let text = format!("'{project}@{name}' has moved on since it was completed");
             TaskError::Permanent(text)
@@ -148,7 +146,9 @@ impl Indexer {
         };
         let revision = self.versions.settle(project, name, &state).await?;
         let version = self.versions.document_version(project, epoch).await?;
-        let written = self.write_version(project, name, &state, Some(revision), version).await;
+        let written = self
+            .write_version(project, name, &state, Some(revision), version)
+            .await;
         let documents = match written {
             Ok(documents) => documents,
             Err(TaskError::Permanent(reason)) => {
@@ -168,7 +168,11 @@ impl Indexer {
         self.versions
             .write_layout(project, name, &state, Some(revision))
             .await?;
-        match self.versions.published(project, name, epoch, documents).await? {
+        match self
+            .versions
+            .published(project, name, epoch, documents)
+            .await?
+        {
             true => Ok(result(documents)),
             // Expired or replaced while it was written: its documents must not stay.
             false => match self.versions.state(project, name).await? {
@@ -200,7 +204,10 @@ impl Indexer {
         let total = writes.len() as u64;
         while !writes.is_empty() {
             let rest = writes.split_off(writes.len().min(BATCH));
-            let failures = self.search.write(std::mem::replace(&mut writes, rest)).await?;
+            let failures = self
+                .search
+                .write(std::mem::replace(&mut writes, rest))
+                .await?;
             if let Some(failure) = failures.first() {
                 return Err(TaskError::Permanent(format!(
                     "'{}' does not fit the index: {}",
@@ -306,11 +313,7 @@ impl Indexer {
         }
         // Documents are gone before their files are.
         let head = self.versions.head(project).await?.unwrap_or_default();
-        let published_anew = head
-            .pending
-            .get(name)
-            .is_some_and(|pending| pending.epoch > epoch);
-        let below = if published_anew { epoch + 1 } else { head.clock + 1 };
+        let below = head.documents_below(name, epoch);
         let removed = self.search.remove(project, name, below).await?;
         if removed > 0 {
             self.search.refresh().await?;

@@ -31,19 +31,29 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve a whole instance from resource files, in this process.
-    #[command(after_help = "Example:\n  artifactdb serve config/samples/quickstart.yaml --data ./artifactdb-data")]
+    #[command(
+        after_help = "Example:\n  artifactdb serve config/samples/quickstart.yaml --data ./artifactdb-data"
+    )]
     Serve(ServeArgs),
     /// Print a token of the instance that owns a data folder.
-    #[command(after_help = "Example:\n  export ARTIFACTDB_TOKEN=$(artifactdb token --data ./artifactdb-data --user ann --role uploader)")]
+    #[command(
+        after_help = "Example:\n  export ARTIFACTDB_TOKEN=$(artifactdb token --data ./artifactdb-data --user ann --role uploader)"
+    )]
     Token(TokenArgs),
     /// Upload a folder of files and their `*.json` metadata as a version of a project.
-    #[command(after_help = "Example:\n  artifactdb upload ./penguins --project penguins --version 1")]
+    #[command(
+        after_help = "Example:\n  artifactdb upload ./penguins --project penguins --version 1"
+    )]
     Upload(UploadArgs),
     /// Search the metadata.
-    #[command(after_help = "Examples:\n  artifactdb search 'species:Adelie AND rows:>50'\n  artifactdb search 'description:parser' --latest --fields name,license")]
+    #[command(
+        after_help = "Examples:\n  artifactdb search 'species:Adelie AND rows:>50'\n  artifactdb search 'description:parser' --latest --fields name,license"
+    )]
     Search(SearchArgs),
     /// Print the metadata of a file, or download it.
-    #[command(after_help = "Examples:\n  artifactdb get 'penguins:adelie/dream.csv@latest'\n  artifactdb get 'penguins:adelie/dream.csv@latest' -o dream.csv")]
+    #[command(
+        after_help = "Examples:\n  artifactdb get 'penguins:adelie/dream.csv@latest'\n  artifactdb get 'penguins:adelie/dream.csv@latest' -o dream.csv"
+    )]
     Get(GetArgs),
     /// List the projects.
     Projects(Remote),
@@ -255,7 +265,10 @@ fn parse_duration(text: &str) -> Result<SignedDuration, String> {
         _ => (text, 1),
     };
     let count: i64 = digits.parse().map_err(|_| fail())?;
-    let seconds = count.checked_mul(seconds).filter(|s| *s > 0).ok_or_else(fail)?;
+    let seconds = count
+        .checked_mul(seconds)
+        .filter(|s| *s > 0)
+        .ok_or_else(fail)?;
     Ok(SignedDuration::from_secs(seconds))
 }
 
@@ -365,9 +378,13 @@ fn crds(args: &CrdsArgs) -> anyhow::Result<()> {
 
 fn sample(args: &SampleArgs) -> anyhow::Result<()> {
     let tables = artifactdb::sample::penguins(&args.out)?;
-    println!("{tables} tables of penguins in {}/penguins", args.out.display());
+    println!(
+        "{tables} tables of penguins in {}/penguins",
+        args.out.display()
+    );
     if let Some(file) = &args.cargo_metadata {
-        let text = std::fs::read(file).with_context(|| format!("cannot read '{}'", file.display()))?;
+        let text =
+            std::fs::read(file).with_context(|| format!("cannot read '{}'", file.display()))?;
         let metadata: Value = serde_json::from_slice(&text)?;
         let manifests = artifactdb::sample::packages(&metadata, &args.out)?;
         println!("{manifests} manifests in {}/packages", args.out.display());
@@ -376,7 +393,10 @@ fn sample(args: &SampleArgs) -> anyhow::Result<()> {
 }
 
 fn connect(remote: &Remote) -> anyhow::Result<(Api, Printer)> {
-    let api = Api::new(&remote.url, remote.token.clone().filter(|token| !token.is_empty()))?;
+    let api = Api::new(
+        &remote.url,
+        remote.token.clone().filter(|token| !token.is_empty()),
+    )?;
     Ok((
         api,
         Printer {

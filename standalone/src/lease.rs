@@ -139,17 +139,33 @@ mod tests {
     async fn a_project_lease_excludes_its_versions_and_the_other_way_round() {
         let lease = EmbeddedLease::new(Arc::new(SystemClock));
         let later = SystemClock.now() + SignedDuration::from_mins(1);
-        let one = lease.acquire(&key(Some("1")), holder(), later).await.unwrap();
-        lease.acquire(&key(Some("2")), holder(), later).await.unwrap();
+        let one = lease
+            .acquire(&key(Some("1")), holder(), later)
+            .await
+            .unwrap();
+        lease
+            .acquire(&key(Some("2")), holder(), later)
+            .await
+            .unwrap();
         for wanted in [key(Some("1")), key(None)] {
             let error = lease.acquire(&wanted, holder(), later).await.unwrap_err();
             assert!(matches!(error, LeaseError::Held(_)));
         }
-        assert!(!lease.release(&key(Some("1")), "not the token").await.unwrap());
+        assert!(
+            !lease
+                .release(&key(Some("1")), "not the token")
+                .await
+                .unwrap()
+        );
         assert!(lease.release(&key(Some("1")), &one).await.unwrap());
         assert!(lease.expire(&key(Some("2"))).await.unwrap().is_some());
         lease.acquire(&key(None), holder(), later).await.unwrap();
-        assert!(lease.acquire(&key(Some("3")), holder(), later).await.is_err());
+        assert!(
+            lease
+                .acquire(&key(Some("3")), holder(), later)
+                .await
+                .is_err()
+        );
     }
 
     #[tokio::test]

@@ -3,11 +3,11 @@
 //! The embedded back ends live here, behind core's doors: `objectstore` (S3), `engine` (search),
 //! `lease` and `queue`. The API, the worker and the protocol are the same as in a cluster.
 
+pub mod client;
 pub mod engine;
-pub mod objectstore;
 pub mod lease;
+pub mod objectstore;
 pub mod queue;
+pub mod sample;
 pub mod secrets;
 pub mod serve;
-pub mod client;
-pub mod sample;

@@ -6,9 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use artifactdb_core::clock::Clock;
-use artifactdb_core::queue::{
-    Delivery, JobRecord, JobStatus, Priority, Queue, QueueError, Task,
-};
+use artifactdb_core::queue::{Delivery, JobRecord, JobStatus, Priority, Queue, QueueError, Task};
 use async_trait::async_trait;
 use moka::sync::Cache;
 use parking_lot::Mutex;
@@ -198,7 +196,10 @@ mod tests {
         assert_eq!(queue.depth().await.unwrap(), (2, 0));
         let first = queue.next().await.unwrap();
         assert_eq!((first.task.clone(), first.attempt), (task(2), 1));
-        queue.retry(&first, "away", Duration::from_secs(5)).await.unwrap();
+        queue
+            .retry(&first, "away", Duration::from_secs(5))
+            .await
+            .unwrap();
         let status = queue.job(&task(2)).await.unwrap().unwrap().status;
         assert_eq!(status, JobStatus::Retry);
         let second = queue.next().await.unwrap();
@@ -208,7 +209,10 @@ mod tests {
         assert_eq!((again.task.clone(), again.attempt), (task(2), 2));
         queue.finish(&again, Ok(json!(1))).await.unwrap();
         let record = queue.job(&task(2)).await.unwrap().unwrap();
-        assert_eq!((record.status, record.result), (JobStatus::Success, json!(1)));
+        assert_eq!(
+            (record.status, record.result),
+            (JobStatus::Success, json!(1))
+        );
         assert_eq!(queue.depth().await.unwrap(), (0, 0));
     }
 }

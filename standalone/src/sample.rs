@@ -65,7 +65,12 @@ pub fn penguins(out: &Path) -> anyhow::Result<usize> {
                 table.push('\n');
             }
             let name = format!("{}/{}.csv", species.to_lowercase(), island.to_lowercase());
-            write_pair(&root, &name, table.as_bytes(), describe(species, island, &columns, &rows))?;
+            write_pair(
+                &root,
+                &name,
+                table.as_bytes(),
+                describe(species, island, &columns, &rows),
+            )?;
             written += 1;
         }
     }
@@ -78,7 +83,11 @@ fn describe(species: &str, island: &str, columns: &[&str], rows: &[&Vec<&str>]) 
         .iter()
         .enumerate()
         .map(|(at, name)| {
-            let kind = if NUMBERS.contains(name) { "number" } else { "text" };
+            let kind = if NUMBERS.contains(name) {
+                "number"
+            } else {
+                "text"
+            };
             let missing = cells(at).filter(|cell| *cell == "NA").count();
             json!({"name": name, "type": kind, "missing": missing})
         })
@@ -125,7 +134,10 @@ pub fn packages(metadata: &Value, out: &Path) -> anyhow::Result<usize> {
         let content = std::fs::read(&manifest)
             .with_context(|| format!("cannot read '{}'", manifest.display()))?;
         let document = describe_package(package, name, version);
-        let early = name.chars().next().is_some_and(|c| c.to_ascii_lowercase() < 'n');
+        let early = name
+            .chars()
+            .next()
+            .is_some_and(|c| c.to_ascii_lowercase() < 'n');
         for number in [1, 2] {
             if number == 2 || early {
                 let root = out.join("packages").join(number.to_string());

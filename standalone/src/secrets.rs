@@ -46,7 +46,11 @@ fn random<const N: usize>() -> String {
 
 impl Secrets {
     /// The secrets of `data`, made if there are none. A folder belongs to one instance for good.
-    pub fn load_or_create(data: &Path, instance: &str, client_id: &str) -> Result<Self, SecretsError> {
+    pub fn load_or_create(
+        data: &Path,
+        instance: &str,
+        client_id: &str,
+    ) -> Result<Self, SecretsError> {
         let fail = |problem: String| SecretsError::File {
             path: data.join(FILE).display().to_string(),
             problem,
@@ -111,7 +115,9 @@ impl Secrets {
     }
 
     pub fn signing_key(&self) -> Vec<u8> {
-        URL_SAFE_NO_PAD.decode(&self.signing_key).unwrap_or_default()
+        URL_SAFE_NO_PAD
+            .decode(&self.signing_key)
+            .unwrap_or_default()
     }
 
     fn issuer(&self) -> String {
@@ -122,7 +128,8 @@ impl Secrets {
     pub fn static_key(&self) -> Result<StaticKey, SecretsError> {
         let jwk = json!({"kty": "oct", "kid": KEY_ID, "alg": "HS256", "k": self.token_key});
         Ok(StaticKey {
-            jwk: serde_json::from_value(jwk).map_err(|error| SecretsError::Sign(error.to_string()))?,
+            jwk: serde_json::from_value(jwk)
+                .map_err(|error| SecretsError::Sign(error.to_string()))?,
             issuer: Some(self.issuer()),
         })
     }

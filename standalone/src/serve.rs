@@ -72,14 +72,20 @@ pub async fn start(options: &ServeOptions) -> anyhow::Result<Instance> {
     let set = artifactdb_crds::read::read(&options.files)?;
     let resolved = artifactdb_crds::resolve::resolve(&set).map_err(|refusals| {
         let lines: Vec<String> = refusals.iter().map(ToString::to_string).collect();
-        anyhow!("these resources cannot be served:\n  {}", lines.join("\n  "))
+        anyhow!(
+            "these resources cannot be served:\n  {}",
+            lines.join("\n  ")
+        )
     })?;
     for conflict in &resolved.conflicts {
         tracing::warn!(%conflict, "a schema is left out of the index");
     }
     for (_, plugin) in &set.plugins {
         let name = plugin.metadata.name.as_deref().unwrap_or_default();
-        tracing::warn!(plugin = name, "plugins are containers: they run in a cluster only");
+        tracing::warn!(
+            plugin = name,
+            "plugins are containers: they run in a cluster only"
+        );
     }
     for (_, schedule) in &set.schedules {
         let name = schedule.metadata.name.as_deref().unwrap_or_default();
@@ -87,7 +93,8 @@ pub async fn start(options: &ServeOptions) -> anyhow::Result<Instance> {
     }
     let mut config = resolved.config;
     let data = &options.data;
-    create_private(data).with_context(|| format!("cannot use the data folder '{}'", data.display()))?;
+    create_private(data)
+        .with_context(|| format!("cannot use the data folder '{}'", data.display()))?;
     let secrets = Secrets::load_or_create(data, &config.name, &config.auth.client_id)?;
 
     let (store_stop, store_stopped) = watch::channel(false);
@@ -235,7 +242,9 @@ impl Instance {
             }
         };
         if tokio::time::timeout(STOP_PATIENCE, ended).await.is_err() {
-            tracing::warn!("not everything ended in time; what is unfinished goes on at the next start");
+            tracing::warn!(
+                "not everything ended in time; what is unfinished goes on at the next start"
+            );
         }
         let _ = self.store_stop.send(true);
         let _ = tokio::time::timeout(STOP_PATIENCE, self.store).await;
@@ -244,7 +253,9 @@ impl Instance {
 
 /// The host as it was named and the port as it was given out.
 fn endpoint(listen: &str, address: SocketAddr) -> String {
-    let host = listen.rsplit_once(':').map_or("localhost", |(host, _)| host);
+    let host = listen
+        .rsplit_once(':')
+        .map_or("localhost", |(host, _)| host);
     let host = match host {
         "" | "0.0.0.0" | "[::]" => "localhost",
         named => named,
@@ -283,7 +294,10 @@ async fn open_objects(data: &Path) -> anyhow::Result<ObjectStore> {
 fn storage(declared: Option<&StorageConfig>, instance: &str, endpoint: &str) -> StorageConfig {
     StorageConfig {
         alias: declared.map_or_else(|| "default".to_owned(), |own| own.alias.clone()),
-        bucket: declared.map_or_else(|| format!("artifactdb-{instance}"), |own| own.bucket.clone()),
+        bucket: declared.map_or_else(
+            || format!("artifactdb-{instance}"),
+            |own| own.bucket.clone(),
+        ),
         endpoint: Some(endpoint.to_owned()),
         region: "us-east-1".to_owned(),
         path_style: true,
@@ -306,7 +320,10 @@ async fn fill(indexer: &Indexer) -> anyhow::Result<()> {
     .await
     .map_err(|error| anyhow!("cannot fill the search index: {error}"))?;
     if progress.versions > 0 {
-        tracing::info!(?progress, "the search index was filled from the object store");
+        tracing::info!(
+            ?progress,
+            "the search index was filled from the object store"
+        );
     }
     Ok(())
 }
@@ -328,7 +345,10 @@ async fn recover(versions: &Versions, queue: &dyn Queue) -> anyhow::Result<()> {
             }
         }
     };
-    if tokio::time::timeout(RECOVERY_PATIENCE, drained).await.is_err() {
+    if tokio::time::timeout(RECOVERY_PATIENCE, drained)
+        .await
+        .is_err()
+    {
         tracing::warn!("unfinished work takes long; it goes on while requests are served");
     }
     Ok(())

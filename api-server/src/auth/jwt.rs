@@ -170,7 +170,10 @@ mod tests {
             "kty": "oct", "kid": "own", "alg": "HS256", "k": "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LXNlY3JldA",
         }))
         .unwrap();
-        let key = StaticKey { jwk, issuer: Some("urn:own".into()) };
+        let key = StaticKey {
+            jwk,
+            issuer: Some("urn:own".into()),
+        };
         Verifier::new(&config, &[key]).unwrap()
     }
 
@@ -183,7 +186,10 @@ mod tests {
     }
 
     fn token(claims: &Value, secret: &[u8], kid: &str, alg: Algorithm) -> String {
-        let header = Header { kid: Some(kid.into()), ..Header::new(alg) };
+        let header = Header {
+            kid: Some(kid.into()),
+            ..Header::new(alg)
+        };
         encode(&header, claims, &EncodingKey::from_secret(secret)).unwrap()
     }
 
@@ -199,14 +205,20 @@ mod tests {
         let token = token(&claims(), SECRET, "own", Algorithm::HS256);
         for _ in 0..2 {
             let user = verifier.verify(&token).await.unwrap();
-            assert_eq!((user.id.as_str(), user.roles), ("ann", vec!["uploader".to_owned()]));
+            assert_eq!(
+                (user.id.as_str(), user.roles),
+                ("ann", vec!["uploader".to_owned()])
+            );
         }
     }
 
     #[tokio::test]
     async fn a_known_jti_does_not_make_a_forged_token_good() {
         let verifier = verifier();
-        verifier.verify(&token(&claims(), SECRET, "own", Algorithm::HS256)).await.unwrap();
+        verifier
+            .verify(&token(&claims(), SECRET, "own", Algorithm::HS256))
+            .await
+            .unwrap();
         let mut forged = claims();
         forged["resource_access"]["artifactdb"]["roles"] = json!(["admin"]);
         let forged = token(&forged, b"another secret", "own", Algorithm::HS256);
@@ -222,16 +234,41 @@ mod tests {
             token(&claims, SECRET, "own", Algorithm::HS256)
         };
         let now = Timestamp::now().as_second();
-        assert_eq!(reason(&with("exp", json!(now - 1))).await, "Invalid token, expired");
-        assert_eq!(reason(&with("nbf", json!(now + 60))).await, "Invalid token, not valid yet");
-        assert_eq!(reason(&with("iss", json!("urn:x"))).await, "Invalid token, wrong issuer");
-        assert_eq!(reason(&with("azp", Value::Null)).await, "Invalid token, Can't find 'azp'");
-        assert_eq!(reason(&with("azp", json!("x"))).await, "Invalid token, unknown client_id 'x'");
-        assert!(reason(&with("preferred_username", json!(""))).await.contains("preferred_username"));
+        assert_eq!(
+            reason(&with("exp", json!(now - 1))).await,
+            "Invalid token, expired"
+        );
+        assert_eq!(
+            reason(&with("nbf", json!(now + 60))).await,
+            "Invalid token, not valid yet"
+        );
+        assert_eq!(
+            reason(&with("iss", json!("urn:x"))).await,
+            "Invalid token, wrong issuer"
+        );
+        assert_eq!(
+            reason(&with("azp", Value::Null)).await,
+            "Invalid token, Can't find 'azp'"
+        );
+        assert_eq!(
+            reason(&with("azp", json!("x"))).await,
+            "Invalid token, unknown client_id 'x'"
+        );
+        assert!(
+            reason(&with("preferred_username", json!("")))
+                .await
+                .contains("preferred_username")
+        );
         let other_key = token(&claims(), SECRET, "x", Algorithm::HS256);
-        assert_eq!(reason(&other_key).await, "Invalid token, unknown public key 'x'");
+        assert_eq!(
+            reason(&other_key).await,
+            "Invalid token, unknown public key 'x'"
+        );
         let other_alg = token(&claims(), SECRET, "own", Algorithm::HS512);
-        assert_eq!(reason(&other_alg).await, "Invalid token, signature verification failed");
+        assert_eq!(
+            reason(&other_alg).await,
+            "Invalid token, signature verification failed"
+        );
         // {"alg":"none","kid":"own"} and a payload, unsigned.
         let none = "eyJhbGciOiJub25lIiwia2lkIjoib3duIn0.eyJwcmVmZXJyZWRfdXNlcm5hbWUiOiJhIn0.";
         assert!(reason(none).await.starts_with("Invalid token, malformed"));

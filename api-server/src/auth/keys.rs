@@ -151,9 +151,8 @@ impl Keys {
     }
 
     async fn fetch_one(&self, url: &str) -> reqwest::Result<HashMap<String, Arc<Key>>> {
-        let get = |url: String| async move {
-            self.client.get(url).send().await?.error_for_status()
-        };
+        let get =
+            |url: String| async move { self.client.get(url).send().await?.error_for_status() };
         let discovery: Discovery = get(url.to_owned()).await?.json().await?;
         let set: JwkSet = get(discovery.jwks_uri).await?.json().await?;
         let mut keys = HashMap::new();

@@ -216,7 +216,9 @@ pub async fn link(
     let (source, target) = split_pair(&pair)
         .ok_or_else(|| ApiError::bad_request("Malformed link: expected <base64>/to/<base64>"))?;
     if source == target {
-        return Err(ApiError::bad_request("Source and target of a link are the same"));
+        return Err(ApiError::bad_request(
+            "Source and target of a link are the same",
+        ));
     }
     let (source, target) = (ArtifactId::parse(&source)?, ArtifactId::parse(&target)?);
     let now = app.versions.clock.now();

@@ -73,7 +73,8 @@ pub async fn root(State(app): State<Arc<App>>, headers: HeaderMap) -> Json<Value
 pub async fn status(State(app): State<Arc<App>>) -> Json<Value> {
     let documents = app.search.count().await;
     let depth = app.versions.queue.depth().await;
-    let word = |failed: Option<String>| failed.map_or_else(|| "ok".to_owned(), |e| format!("error: {e}"));
+    let word =
+        |failed: Option<String>| failed.map_or_else(|| "ok".to_owned(), |e| format!("error: {e}"));
     Json(json!({
         "status": {
             "elasticsearch": word(documents.as_ref().err().map(ToString::to_string)),

@@ -100,23 +100,18 @@ async fn from_store(app: &App, task: &Task) -> ApiResult<JobRecord> {
         },
         Task::Permissions { project, tick } => {
             let head = app.versions.head(project).await?.unwrap_or_default();
-            let waits = head.permission_changes.values().any(|change| change <= tick);
+            let waits = head
+                .permission_changes
+                .values()
+                .any(|change| change <= tick);
             match waits {
                 true => pending,
                 false => record(JobStatus::Success, json!({"project_id": project}), None),
             }
         }
-        Task::Remove {
-            project,
-            version,
-            epoch,
-        } => {
+        Task::Remove { project, epoch, .. } => {
             let head = app.versions.head(project).await?.unwrap_or_default();
-            let waits = head
-                .pending
-                .get(version)
-                .is_some_and(|pending| pending.epoch == *epoch);
-            match waits {
+            match head.pending.contains_key(epoch) {
                 true => pending,
                 false => record(JobStatus::Success, json!({"project_id": project}), None),
             }

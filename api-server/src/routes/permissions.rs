@@ -39,11 +39,7 @@ async fn read(
 }
 
 /// The version of the path; hidden and missing ones look the same.
-async fn version_of(
-    app: &App,
-    identity: &Identity,
-    path: &VersionRefPath,
-) -> ApiResult<Version> {
+async fn version_of(app: &App, identity: &Identity, path: &VersionRefPath) -> ApiResult<Version> {
     let VersionRefPath(project, version) = path;
     let found = app.resolve(identity, project, version).await?;
     match found {
@@ -64,7 +60,11 @@ async fn write(
     patch: &PermissionsPatch,
 ) -> ApiResult<Response> {
     app.require_write(identity, project, version).await?;
-    let scope = if version.is_some() { Scope::Version } else { Scope::Project };
+    let scope = if version.is_some() {
+        Scope::Version
+    } else {
+        Scope::Project
+    };
     if let Some(given) = patch.scope
         && given != scope
     {

@@ -52,7 +52,14 @@ pub async fn list(
 ) -> ApiResult<Response> {
     let field = agg_field(&params)?;
     let size = params.number("size", 100, (1, 500))?;
-    list_page(&app, &identity, field, usize::try_from(size).unwrap_or(500), None).await
+    list_page(
+        &app,
+        &identity,
+        field,
+        usize::try_from(size).unwrap_or(500),
+        None,
+    )
+    .await
 }
 
 pub async fn list_page(
@@ -191,9 +198,9 @@ pub async fn version_metadata(
     let latest = version == VersionRef::Latest;
     let Some(version) = app.resolve(&identity, &project, &version).await? else {
         return Err(match latest {
-            true => ApiError::bad_request(
-                "Latest revision couldn't be found, check if project exists",
-            ),
+            true => {
+                ApiError::bad_request("Latest revision couldn't be found, check if project exists")
+            }
             false => ApiError::not_found("No such project/version"),
         });
     };
@@ -239,14 +246,24 @@ pub async fn version_info(
         );
     }
     if let Some(failure) = &state.failure {
-        report.add(format!("not indexed: {failure}"), "re-index project/version");
+        report.add(
+            format!("not indexed: {failure}"),
+            "re-index project/version",
+        );
     } else if state.documents.is_none() {
         report.add(
             format!("project version is in stage {:?}", state.stage).to_lowercase(),
             "wait, or abort the upload",
         );
     }
-    compare(&app, &project, version.as_str(), resolved.as_ref(), &mut report).await?;
+    compare(
+        &app,
+        &project,
+        version.as_str(),
+        resolved.as_ref(),
+        &mut report,
+    )
+    .await?;
     changed_objects(&app, &project, &version, &state, &mut report).await?;
     let mut body = json!({"status": if report.anomalies.is_empty() { "ok" } else { "error" }});
     if let Some(permissions) = resolved {

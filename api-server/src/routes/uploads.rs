@@ -65,7 +65,8 @@ pub async fn upload(
     VersionPath(project, version): VersionPath,
     body: Body<UploadRequest>,
 ) -> ApiResult<Response> {
-    app.require_write(&identity, &project, Some(&version)).await?;
+    app.require_write(&identity, &project, Some(&version))
+        .await?;
     let request = body.required()?;
     let now = app.versions.clock.now();
     let plan = request.plan(&project, &version, now)?;
@@ -145,11 +146,7 @@ async fn promise(
 }
 
 /// The file that a link to `target` leads to: links are collapsed, so that chains do not grow.
-async fn link_target(
-    app: &App,
-    identity: &Identity,
-    target: &ArtifactId,
-) -> ApiResult<ArtifactId> {
+async fn link_target(app: &App, identity: &Identity, target: &ArtifactId) -> ApiResult<ArtifactId> {
     let Some((end, view)) = app.follow(identity, target).await? else {
         return Err(ApiError::bad_request(format!(
             "Invalid link: {} doesn't exist (or permission denied): No such file",
@@ -219,7 +216,9 @@ async fn equal_files(
                 else {
                     continue;
                 };
-                let Ok(path) = FilePath::new(path) else { continue };
+                let Ok(path) = FilePath::new(path) else {
+                    continue;
+                };
                 let uploaded = text("/_extra/uploaded").unwrap_or_default().to_owned();
                 let key = (path, md5.to_owned());
                 let newer = known.get(&key).is_none_or(|(at, _)| *at < uploaded);
@@ -423,9 +422,17 @@ pub async fn complete(
 ) -> ApiResult<Response> {
     let now = app.versions.clock.now();
     let overwrite = params.flag("overwrite_permissions")?;
-    let grant = Grant::of_request(&app.signer, &params.0, Act::Complete, &project, &version, now)?;
+    let grant = Grant::of_request(
+        &app.signer,
+        &params.0,
+        Act::Complete,
+        &project,
+        &version,
+        now,
+    )?;
     if grant.is_none() {
-        app.require_write(&identity, &project, Some(&version)).await?;
+        app.require_write(&identity, &project, Some(&version))
+            .await?;
     }
     let caller = grant
         .as_ref()
@@ -468,7 +475,8 @@ pub async fn abort(
     let now = app.versions.clock.now();
     let grant = Grant::of_request(&app.signer, &params.0, Act::Abort, &project, &version, now)?;
     if grant.is_none() {
-        app.require_write(&identity, &project, Some(&version)).await?;
+        app.require_write(&identity, &project, Some(&version))
+            .await?;
     }
     app.versions
         .abort(&project, &version, grant.map(|grant| grant.epoch))

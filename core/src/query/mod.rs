@@ -29,7 +29,10 @@ pub enum Query {
         must_not: Vec<Query>,
     },
     /// Unquoted text: whole value on keywords, any token on analysed text, equality on the rest.
-    Text { field: Option<String>, text: String },
+    Text {
+        field: Option<String>,
+        text: String,
+    },
     /// Quoted text: whole value on keywords, tokens in order on analysed text.
     Phrase {
         field: Option<String>,
@@ -55,9 +58,14 @@ pub enum Query {
         lower: Bound,
         upper: Bound,
     },
-    Exists { field: String },
+    Exists {
+        field: String,
+    },
     /// Any of `values`, compared whole on a keyword field. Only made by the server, never parsed.
-    Exact { field: String, values: Vec<String> },
+    Exact {
+        field: String,
+        values: Vec<String>,
+    },
     Boost(Box<Query>, f32),
 }
 
@@ -117,9 +125,10 @@ impl Query {
                 let pointer = format!("/{}", field.replace('.', "/"));
                 match document.pointer(&pointer) {
                     Some(Value::String(text)) => values.contains(text),
-                    Some(Value::Array(items)) => items
-                        .iter()
-                        .any(|item| item.as_str().is_some_and(|text| values.iter().any(|v| v == text))),
+                    Some(Value::Array(items)) => items.iter().any(|item| {
+                        item.as_str()
+                            .is_some_and(|text| values.iter().any(|v| v == text))
+                    }),
                     _ => false,
                 }
             }

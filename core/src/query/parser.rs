@@ -275,7 +275,10 @@ impl Parser {
                 continue;
             }
             let first = word.text.is_empty();
-            if is_space(c) || ends_word(c) || (first && !is_word_start(c) && !matches!(c, '*' | '?')) {
+            if is_space(c)
+                || ends_word(c)
+                || (first && !is_word_start(c) && !matches!(c, '*' | '?'))
+            {
                 break;
             }
             if matches!(c, '*' | '?') {
@@ -607,7 +610,21 @@ fn is_word_start(c: char) -> bool {
     !is_space(c)
         && !matches!(
             c,
-            '+' | '-' | '!' | '(' | ')' | ':' | '^' | '[' | ']' | '"' | '{' | '}' | '~' | '*' | '?' | '/'
+            '+' | '-'
+                | '!'
+                | '('
+                | ')'
+                | ':'
+                | '^'
+                | '['
+                | ']'
+                | '"'
+                | '{'
+                | '}'
+                | '~'
+                | '*'
+                | '?'
+                | '/'
         )
 }
 
@@ -692,10 +709,7 @@ mod tests {
         assert_eq!(ok("*"), Query::All);
         assert_eq!(ok("*:*"), Query::All);
         assert_eq!(ok("a-b"), text(None, "a-b"));
-        assert_eq!(
-            ok("tags:(x y)"),
-            text(Some("tags"), "x y")
-        );
+        assert_eq!(ok("tags:(x y)"), text(Some("tags"), "x y"));
     }
 
     #[test]
@@ -727,7 +741,12 @@ mod tests {
                 pattern: "a:b*".into()
             }
         );
-        assert_eq!(ok("name:*"), Query::Exists { field: "name".into() });
+        assert_eq!(
+            ok("name:*"),
+            Query::Exists {
+                field: "name".into()
+            }
+        );
     }
 
     #[test]

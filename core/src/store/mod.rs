@@ -80,8 +80,12 @@ pub trait Store: Send + Sync {
     /// The whole object, or `None` when there is none.
     async fn get(&self, key: &str, version_id: Option<&str>) -> Result<Option<Object>, StoreError>;
 
-    async fn put(&self, key: &str, bytes: Bytes, condition: Condition)
-    -> Result<Written, StoreError>;
+    async fn put(
+        &self,
+        key: &str,
+        bytes: Bytes,
+        condition: Condition,
+    ) -> Result<Written, StoreError>;
 
     /// Every current object whose key starts with `prefix`, in key order.
     async fn list(&self, prefix: &str) -> Result<Vec<Listed>, StoreError>;
@@ -92,12 +96,23 @@ pub trait Store: Send + Sync {
     async fn delete(&self, objects: &[ObjectRef]) -> Result<(), StoreError>;
 
     /// A URL that reads the object for `seconds`; `file_name` names the download.
-    fn presign_get(&self, key: &str, version_id: Option<&str>, now: Timestamp, seconds: u64) -> String;
+    fn presign_get(
+        &self,
+        key: &str,
+        version_id: Option<&str>,
+        now: Timestamp,
+        seconds: u64,
+    ) -> String;
 
     /// A URL that writes the object for `seconds`. `content_md5` (base64) is then part of what is
     /// signed: the store refuses other bytes.
-    fn presign_put(&self, key: &str, content_md5: Option<&str>, now: Timestamp, seconds: u64)
-    -> String;
+    fn presign_put(
+        &self,
+        key: &str,
+        content_md5: Option<&str>,
+        now: Timestamp,
+        seconds: u64,
+    ) -> String;
 }
 
 /// Reads a JSON object and its ETag.

@@ -54,7 +54,10 @@ impl Presigner {
         let (scheme, rest) = endpoint.split_once("://").unwrap_or(("https", endpoint));
         let host = rest.trim_end_matches('/');
         let (host, base) = if path_style {
-            (host.to_owned(), format!("/{}", utf8_percent_encode(bucket, PATH)))
+            (
+                host.to_owned(),
+                format!("/{}", utf8_percent_encode(bucket, PATH)),
+            )
         } else {
             (format!("{bucket}.{host}"), String::new())
         };
@@ -100,7 +103,11 @@ impl Presigner {
             pairs.push(("X-Amz-Security-Token", token.clone()));
         }
         pairs.push(("X-Amz-SignedHeaders", signed_headers.clone()));
-        pairs.extend(query.iter().map(|(name, value)| (*name, (*value).to_owned())));
+        pairs.extend(
+            query
+                .iter()
+                .map(|(name, value)| (*name, (*value).to_owned())),
+        );
         let query: Vec<String> = pairs
             .iter()
             .map(|(name, value)| format!("{name}={}", utf8_percent_encode(value, QUERY)))
@@ -177,6 +184,8 @@ mod tests {
         assert!(url.ends_with(
             "&X-Amz-Signature=aeeed9bbccd4d02ee5c0109b86d86835f995330da4c265957d157751f604d404"
         ));
-        assert!(url.starts_with("https://examplebucket.s3.amazonaws.com/test.txt?X-Amz-Algorithm="));
+        assert!(
+            url.starts_with("https://examplebucket.s3.amazonaws.com/test.txt?X-Amz-Algorithm=")
+        );
     }
 }

@@ -102,7 +102,11 @@ impl S3Store {
             )
             .await;
         let matching = self
-            .put(&key, Bytes::from_static(b"4"), Condition::IfMatch(first.etag))
+            .put(
+                &key,
+                Bytes::from_static(b"4"),
+                Condition::IfMatch(first.etag),
+            )
             .await;
         self.delete(&[ObjectRef {
             key,
@@ -318,7 +322,9 @@ impl Store for S3Store {
         if self.versioned {
             self.list_versions(prefix).await
         } else {
-            self.list_pages(prefix, None).await.map(|(objects, _)| objects)
+            self.list_pages(prefix, None)
+                .await
+                .map(|(objects, _)| objects)
         }
     }
 
@@ -364,7 +370,13 @@ impl Store for S3Store {
         Ok(())
     }
 
-    fn presign_get(&self, key: &str, version_id: Option<&str>, now: Timestamp, seconds: u64) -> String {
+    fn presign_get(
+        &self,
+        key: &str,
+        version_id: Option<&str>,
+        now: Timestamp,
+        seconds: u64,
+    ) -> String {
         let query: Vec<(&str, &str)> = version_id.map(|id| ("versionId", id)).into_iter().collect();
         self.presigner.url("GET", key, &query, &[], now, seconds)
     }

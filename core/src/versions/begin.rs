@@ -70,7 +70,12 @@ impl Versions {
         let upload = random_id();
         let promise_key = keys::promise(project, version, &upload);
         let (written, ticked) = tokio::join!(
-            store::put_json(&*self.store, &promise_key, &terms.promise, Condition::IfAbsent),
+            store::put_json(
+                &*self.store,
+                &promise_key,
+                &terms.promise,
+                Condition::IfAbsent
+            ),
             self.swap_head(project, |head| {
                 let epoch = head.begin(version, terms.deadline);
                 Some((epoch, head.revision + 1))

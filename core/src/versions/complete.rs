@@ -110,7 +110,9 @@ impl Versions {
             epoch: state.epoch,
         };
         if state.stage == Stage::Completed && state.failure.is_none() {
-            self.queue.enqueue(task.clone(), Priority::Interactive).await?;
+            self.queue
+                .enqueue(task.clone(), Priority::Interactive)
+                .await?;
         }
         Ok(Completed {
             epoch: state.epoch,
@@ -129,10 +131,9 @@ impl Versions {
     ) -> Result<u64, WriteError> {
         let epoch = state.epoch;
         let head = self.head(project).await?.unwrap_or_default();
-        let pending = head.pending.get(version).filter(|own| own.epoch == epoch);
-        let Some(pending) = pending else {
+        let Some(pending) = head.pending.get(&epoch) else {
             // Everything was done, and the documents are written.
-            return head.revision_of(version).ok_or(WriteError::NotFound);
+            return head.revision_of(epoch).ok_or(WriteError::NotFound);
         };
         if let Some(revision) = pending.revision {
             return Ok(revision);
@@ -140,15 +141,19 @@ impl Versions {
         let id = state.manifest.as_deref().unwrap_or_default();
         let manifest = self.manifest(project, version, id).await?;
         if let Some(permissions) = &manifest.permissions {
-            self.write_permissions_file(project, version, permissions).await?;
+            self.write_permissions_file(project, version, permissions)
+                .await?;
         }
-        self.swap_head(project, |head| head.assign_revision(version, epoch))
-            .await?
-            .ok_or_else(|| WriteError::Superseded {
-                project: project.clone(),
-                version: version.clone(),
-                reason: "the version was taken over",
-            })
+        self.swap_head(project, |head| {
+            head.assign_revision(epoch)
+                .or_else(|| head.revision_of(epoch))
+        })
+        .await?
+        .ok_or_else(|| WriteError::Superseded {
+            project: project.clone(),
+            version: version.clone(),
+            reason: "the version was taken over",
+        })
     }
 
     /// `revision.json`, in the form that upstream writes.
@@ -263,9 +268,18 @@ fn verify(
         );
     }
     let name = |paths: &[&str]| {
-        let named = paths.iter().take(NAMED).copied().collect::<Vec<_>>().join("', '");
+        let named = paths
+            .iter()
+            .take(NAMED)
+            .copied()
+            .collect::<Vec<_>>()
+            .join("', '");
         let more = paths.len().saturating_sub(NAMED);
-        let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let rest = if more > 0 {
+            format!(" and {more} more")
+        } else {
+            String::new()
+        };
         format!("'{named}'{rest}")
     };
     if !missing.is_empty() {

@@ -137,7 +137,8 @@ impl Versions {
             manifests: Cache::builder()
                 .max_capacity(100_000)
                 .weigher(|_, manifest: &Arc<Manifest>| {
-                    u32::try_from(1 + manifest.files.len() + manifest.links.len()).unwrap_or(u32::MAX)
+                    u32::try_from(1 + manifest.files.len() + manifest.links.len())
+                        .unwrap_or(u32::MAX)
                 })
                 .build(),
         }

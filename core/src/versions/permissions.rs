@@ -86,7 +86,11 @@ impl Versions {
         patch: &PermissionsPatch,
         owner: Option<&str>,
     ) -> Result<Task, WriteError> {
-        let scope = if version.is_some() { Scope::Version } else { Scope::Project };
+        let scope = if version.is_some() {
+            Scope::Version
+        } else {
+            Scope::Project
+        };
         let key = match version {
             Some(version) => keys::version_permissions(project, version),
             None => keys::project_permissions(project),
@@ -157,7 +161,9 @@ impl Versions {
             project: project.clone(),
             tick,
         };
-        self.queue.enqueue(task.clone(), Priority::Interactive).await?;
+        self.queue
+            .enqueue(task.clone(), Priority::Interactive)
+            .await?;
         Ok(task)
     }
 

@@ -75,7 +75,7 @@ impl Versions {
             }
         }
         self.swap_head(project, |head| {
-            head.indexed(version, epoch, indexed.expires_at).then_some(())
+            head.indexed(epoch, indexed.expires_at).then_some(())
         })
         .await?;
         let promise = ObjectRef {

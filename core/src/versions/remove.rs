@@ -86,25 +86,29 @@ impl Versions {
         let epoch = state.epoch;
         if ended.stage.is_published() {
             // Back to the version that it would have replaced: nothing to delete but the promise.
-            self.swap_head(project, |head| {
-                let own = head.pending.get(version).is_some_and(|p| p.epoch == epoch);
-                own.then(|| head.pending.remove(version)).map(|_| ())
-            })
-            .await?;
+            self.swap_head(project, |head| head.close(epoch).then_some(()))
+                .await?;
             self.release(project, version, state).await;
             return Ok(());
         }
-        self.swap_head(project, |head| head.removing(version, epoch)).await?;
-        self.queue
-            .enqueue(
-                Task::Remove {
-                    project: project.clone(),
-                    version: version.clone(),
-                    epoch,
-                },
-                Priority::Maintenance,
-            )
+        self.removal(project, version, epoch).await
+    }
+
+    /// Records and enqueues the removal of what `epoch` brought.
+    async fn removal(
+        &self,
+        project: &Project,
+        version: &Version,
+        epoch: Epoch,
+    ) -> Result<(), WriteError> {
+        self.swap_head(project, |head| head.removing(epoch).then_some(()))
             .await?;
+        let task = Task::Remove {
+            project: project.clone(),
+            version: version.clone(),
+            epoch,
+        };
+        self.queue.enqueue(task, Priority::Maintenance).await?;
         Ok(())
     }
 
@@ -136,7 +140,7 @@ impl Versions {
             }
             self.store.delete(batch).await?;
         }
-        self.swap_head(project, |head| head.removed(version, epoch).then_some(()))
+        self.swap_head(project, |head| head.close(epoch).then_some(()))
             .await?;
         if let Some((state, _)) = self.state(project, version).await?
             && state.epoch == epoch
@@ -154,81 +158,26 @@ impl Versions {
         };
         let now = self.clock.now();
         let mut acted = 0;
-        for (version, pending) in &head.pending {
-            let epoch = pending.epoch;
+        for (epoch, pending) in &head.pending {
             let due = pending.due.is_some_and(|due| due < now);
-            match pending.work {
-                Work::Upload => {
-                    // A completion may have died between the state and the head.
-                    match self.state(project, version).await? {
-                        Some((state, _))
-                            if state.epoch == epoch && state.stage.is_published() =>
-                        {
-                            self.finish_completion(project, version, &state).await?;
-                            acted += 1;
-                        }
-                        Some((state, _)) if state.epoch == epoch && due => {
-                            match self.abort(project, version, Some(epoch)).await {
-                                Ok(()) | Err(WriteError::Superseded { .. }) => acted += 1,
-                                Err(error) => return Err(error),
-                            }
-                        }
-                        // An abort that died between the state and the head.
-                        Some((state, _))
-                            if state.epoch == epoch && state.stage == Stage::Aborted =>
-                        {
-                            self.requeue_removal(project, version, epoch).await?;
-                            acted += 1;
-                        }
-                        Some((state, _)) if state.epoch == epoch => {}
-                        // The upload died before its state was written, or another took over.
-                        _ if due => {
-                            self.swap_head(project, |head| {
-                                let own = head
-                                    .pending
-                                    .get(version)
-                                    .is_some_and(|p| p.epoch == epoch && p.work == Work::Upload);
-                                own.then(|| head.pending.remove(version)).map(|_| ())
-                            })
-                            .await?;
-                        }
-                        _ => {}
-                    }
-                }
-                Work::Index => {
-                    let failed = self
-                        .state(project, version)
-                        .await?
-                        .is_some_and(|(state, _)| state.failure.is_some());
-                    if !failed {
-                        let task = Task::Index {
-                            project: project.clone(),
-                            version: version.clone(),
-                            epoch,
-                        };
-                        self.queue.enqueue(task, Priority::Bulk).await?;
-                        acted += 1;
-                    }
-                }
+            let version = &pending.version;
+            let acts = match pending.work {
+                Work::Upload => self.recover_upload(project, version, *epoch, due).await?,
+                Work::Index => self.recover_index(project, version, *epoch).await?,
                 Work::Expire if due => {
-                    match self.expire(project, version, epoch).await {
-                        Ok(()) | Err(WriteError::Superseded { .. }) => acted += 1,
+                    match self.expire(project, version, *epoch).await {
+                        Ok(()) | Err(WriteError::Superseded { .. }) => {}
                         Err(error) => return Err(error),
                     }
-                    // An expiry that died between the state and the head.
-                    if let Some((state, _)) = self.state(project, version).await?
-                        && state.epoch == epoch
-                        && state.stage == Stage::Expired
-                    {
-                        self.requeue_removal(project, version, epoch).await?;
-                    }
+                    self.recover_ended(project, version, *epoch).await?
                 }
-                Work::Expire => {}
+                Work::Expire => false,
                 Work::Remove => {
-                    self.requeue_removal(project, version, epoch).await?;
-                    acted += 1;
+                    self.removal(project, version, *epoch).await?;
+                    true
                 }
-            }
+            };
+            acted += usize::from(acts);
         }
         if let Some(tick) = head.permission_changes.values().max() {
             let task = Task::Permissions {
@@ -241,26 +190,80 @@ impl Versions {
         Ok(acted)
     }
 
-    async fn requeue_removal(
+    /// An upload that runs, or whose end died between the state and the head.
+    async fn recover_upload(
         &self,
         project: &Project,
         version: &Version,
         epoch: Epoch,
-    ) -> Result<(), WriteError> {
-        self.swap_head(project, |head| {
-            let known = head.pending.get(version)?;
-            if known.epoch != epoch || known.work == Work::Remove {
-                return None;
+        due: bool,
+    ) -> Result<bool, WriteError> {
+        let state = match self.state(project, version).await? {
+            Some((state, _)) if state.epoch == epoch => state,
+            // Its own state was never written, or a later upload has replaced it.
+            _ => {
+                if due {
+                    self.swap_head(project, |head| head.close(epoch).then_some(()))
+                        .await?;
+                }
+                return Ok(false);
             }
-            head.removing(version, epoch)
-        })
-        .await?;
-        let task = Task::Remove {
+        };
+        match state.stage {
+            Stage::Uploading if due => match self.abort(project, version, Some(epoch)).await {
+                Ok(()) | Err(WriteError::Superseded { .. }) => Ok(true),
+                Err(error) => Err(error),
+            },
+            Stage::Uploading => Ok(false),
+            Stage::Completed | Stage::Indexed => {
+                self.finish_completion(project, version, &state).await?;
+                Ok(true)
+            }
+            Stage::Aborted | Stage::Expired => {
+                self.removal(project, version, epoch).await?;
+                Ok(true)
+            }
+        }
+    }
+
+    async fn recover_index(
+        &self,
+        project: &Project,
+        version: &Version,
+        epoch: Epoch,
+    ) -> Result<bool, WriteError> {
+        let state = self.state(project, version).await?;
+        let Some((state, _)) = state.filter(|(state, _)| state.epoch == epoch) else {
+            // A version that could not be indexed was uploaded again.
+            self.swap_head(project, |head| head.removing(epoch).then_some(()))
+                .await?;
+            return Ok(true);
+        };
+        if state.failure.is_some() {
+            return Ok(false);
+        }
+        let task = Task::Index {
             project: project.clone(),
             version: version.clone(),
             epoch,
         };
-        self.queue.enqueue(task, Priority::Maintenance).await?;
-        Ok(())
+        self.queue.enqueue(task, Priority::Bulk).await?;
+        Ok(true)
+    }
+
+    /// An expiry that died between the state and the head.
+    async fn recover_ended(
+        &self,
+        project: &Project,
+        version: &Version,
+        epoch: Epoch,
+    ) -> Result<bool, WriteError> {
+        match self.state(project, version).await? {
+            Some((state, _)) if state.epoch == epoch && state.stage != Stage::Expired => Ok(false),
+            _ => {
+                self.removal(project, version, epoch).await?;
+                Ok(true)
+            }
+        }
     }
 }

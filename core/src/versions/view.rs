@@ -66,7 +66,7 @@ impl Versions {
             return Ok(None);
         };
         let head = self.recent_head(project).await?;
-        Ok(head.and_then(|head| head.revisions.get(&number).cloned()))
+        Ok(head.and_then(|head| Some(head.revisions.get(&number)?.0.clone())))
     }
 
     /// A published, unexpired version; the caller checks its permissions.

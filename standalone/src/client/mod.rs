@@ -167,7 +167,9 @@ impl Api {
                 Some("SUCCESS") => return Ok(answer["result"].clone()),
                 Some("FAILURE") => {
                     let why = answer.get("traceback").and_then(Value::as_str);
-                    return Err(ClientError::Job(why.unwrap_or("no reason given").to_owned()));
+                    return Err(ClientError::Job(
+                        why.unwrap_or("no reason given").to_owned(),
+                    ));
                 }
                 _ => {}
             }

@@ -21,12 +21,20 @@ fn pretty(value: &Value) -> String {
 
 impl Printer {
     pub fn json(&self, value: &Value) {
-        out(&if self.as_json { value.to_string() } else { pretty(value) });
+        out(&if self.as_json {
+            value.to_string()
+        } else {
+            pretty(value)
+        });
     }
 
     /// One or the other form of the same news.
     pub fn line(&self, text: &str, value: &Value) {
-        out(&if self.as_json { value.to_string() } else { text.to_owned() });
+        out(&if self.as_json {
+            value.to_string()
+        } else {
+            text.to_owned()
+        });
     }
 
     /// Progress, which is not a result: to standard error, and not at all for machines.
@@ -48,8 +56,14 @@ impl Printer {
             }
             let text = |pointer: &str| result.pointer(pointer).and_then(Value::as_str);
             let id = text("/_extra/id").unwrap_or_default();
-            let about = text("/title").or_else(|| text("/description")).unwrap_or_default();
-            let about: String = about.chars().take(72).map(|c| if c.is_control() { ' ' } else { c }).collect();
+            let about = text("/title")
+                .or_else(|| text("/description"))
+                .unwrap_or_default();
+            let about: String = about
+                .chars()
+                .take(72)
+                .map(|c| if c.is_control() { ' ' } else { c })
+                .collect();
             out(&format!("{id}  {about}"));
         }
         self.progress(&format!("{} of {total}", results.len()));
@@ -80,7 +94,11 @@ impl Printer {
             .and_then(|latest| latest.get("_extra.version"))
             .and_then(Value::as_str);
         for name in version_names(answer) {
-            let mark = if Some(name.as_str()) == latest { "  (latest)" } else { "" };
+            let mark = if Some(name.as_str()) == latest {
+                "  (latest)"
+            } else {
+                ""
+            };
             out(&format!("{name}{mark}"));
         }
     }

@@ -57,6 +57,8 @@ impl LocalFile {
 /// Uploads a folder. Ctrl-C aborts the upload on the server, too.
 pub async fn upload(api: &Api, options: &UploadOptions, printer: &Printer) -> ClientResult<()> {
     let started = Instant::now();
+    // Before the server hears of the upload: from then on a Ctrl-C must not just end the process.
+    let interrupted = interruption()?;
     let files = read_folder(&options.folder).await?;
     let mut request = json!({
         "filenames": files.iter().map(LocalFile::check).collect::<Vec<_>>(),
@@ -75,11 +77,14 @@ pub async fn upload(api: &Api, options: &UploadOptions, printer: &Printer) -> Cl
     let upload = Upload::new(api, files, &answer)?;
     let outcome = tokio::select! {
         outcome = upload.run(options, printer) => outcome,
-        _ = tokio::signal::ctrl_c() => Err(ClientError::Interrupted),
+        () = interrupted => Err(ClientError::Interrupted),
     };
     match outcome {
         Ok(result) => {
-            let documents = result.get("indexed_files").and_then(Value::as_u64).unwrap_or_default();
+            let documents = result
+                .get("indexed_files")
+                .and_then(Value::as_u64)
+                .unwrap_or_default();
             let seconds = started.elapsed().as_secs_f64();
             printer.line(
                 &format!(
@@ -108,6 +113,23 @@ pub async fn upload(api: &Api, options: &UploadOptions, printer: &Printer) -> Cl
             Err(error)
         }
     }
+}
+
+/// Resolves at the first Ctrl-C from now on, whenever it is first looked at.
+fn interruption() -> ClientResult<impl Future<Output = ()>> {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        let mut interrupts = signal(SignalKind::interrupt())
+            .map_err(|error| ClientError::Local(format!("cannot listen for Ctrl-C: {error}")))?;
+        Ok(async move {
+            interrupts.recv().await;
+        })
+    }
+    #[cfg(not(unix))]
+    Ok(async {
+        let _ = tokio::signal::ctrl_c().await;
+    })
 }
 
 /// The files of a folder, by name, with their digests. Hidden files are left out, except
@@ -210,7 +232,8 @@ impl<'a> Upload<'a> {
                 .map(str::to_owned)
                 .ok_or_else(|| ClientError::Local(format!("the answer has no '{name}'")))
         };
-        let entry = |entry: &Value, name: &str| entry.get(name).and_then(Value::as_str).map(str::to_owned);
+        let entry =
+            |entry: &Value, name: &str| entry.get(name).and_then(Value::as_str).map(str::to_owned);
         let urls = match answer.get("presigned_urls") {
             Some(Value::Array(entries)) => entries
                 .iter()
@@ -226,13 +249,21 @@ impl<'a> Upload<'a> {
             _ => Vec::new(),
         };
         let links = match answer.get("links") {
-            Some(Value::Array(entries)) => entries.iter().filter_map(|own| entry(own, "url")).collect(),
-            Some(Value::Object(map)) => map.values().filter_map(|url| url.as_str().map(str::to_owned)).collect(),
+            Some(Value::Array(entries)) => {
+                entries.iter().filter_map(|own| entry(own, "url")).collect()
+            }
+            Some(Value::Object(map)) => map
+                .values()
+                .filter_map(|url| url.as_str().map(str::to_owned))
+                .collect(),
             _ => Vec::new(),
         };
         Ok(Self {
             api,
-            files: files.into_iter().map(|file| (file.name.clone(), file)).collect(),
+            files: files
+                .into_iter()
+                .map(|file| (file.name.clone(), file))
+                .collect(),
             urls,
             links,
             completion_url: text("completion_url")?,
@@ -256,7 +287,10 @@ impl<'a> Upload<'a> {
             .api
             .call(Method::PUT, &self.completion_url, Some(&permissions))
             .await?;
-        let job = accepted.get("path").and_then(Value::as_str).unwrap_or_default();
+        let job = accepted
+            .get("path")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
         printer.progress("complete; indexing …");
         self.api.wait(job).await
     }
@@ -270,7 +304,10 @@ impl<'a> Upload<'a> {
     }
 
     async fn send_all(&self, printer: &Printer) -> ClientResult<()> {
-        let sizes = self.urls.iter().filter_map(|(name, ..)| self.files.get(name));
+        let sizes = self
+            .urls
+            .iter()
+            .filter_map(|(name, ..)| self.files.get(name));
         let total: u64 = sizes.map(|file| file.size).sum();
         let progress = Arc::new(Transfer::new(total, self.urls.len(), printer));
         let transfers = futures::stream::iter(&self.urls).map(|(name, url, signed)| {
@@ -332,7 +369,10 @@ impl<'a> Upload<'a> {
         if signed {
             request = request.header("content-md5", STANDARD.encode(file.md5));
         }
-        let response = request.send().await.map_err(|error| unreachable(url, &error))?;
+        let response = request
+            .send()
+            .await
+            .map_err(|error| unreachable(url, &error))?;
         let status = response.status();
         if status.is_success() {
             return Ok(());

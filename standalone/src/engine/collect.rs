@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use tantivy::columnar::{Column, ColumnType, StrColumn};
 use tantivy::collector::{Collector, SegmentCollector};
+use tantivy::columnar::{Column, ColumnType, StrColumn};
 use tantivy::{DocAddress, DocId, Score, SegmentOrdinal, SegmentReader, TantivyError};
 
 /// One value of a sort key, comparable between segments.
@@ -44,7 +44,10 @@ impl SortValue {
 pub enum SortColumn {
     /// By relevance, best first.
     Score,
-    Field { name: String, descending: bool },
+    Field {
+        name: String,
+        descending: bool,
+    },
 }
 
 impl SortColumn {
@@ -142,7 +145,13 @@ impl PageSegment {
                         extreme(column, doc, *descending).map(|term| 2 * term + 1)
                     }
                 };
-                value.map_or(LAST, |value| if *descending { !value - 1 } else { value.min(LAST - 1) })
+                value.map_or(LAST, |value| {
+                    if *descending {
+                        !value - 1
+                    } else {
+                        value.min(LAST - 1)
+                    }
+                })
             })
             .collect()
     }
@@ -159,12 +168,18 @@ impl PageSegment {
 /// The value that sorts a document with several: the least ascending, the greatest descending.
 fn extreme(column: &Column<u64>, doc: DocId, descending: bool) -> Option<u64> {
     let values = column.values_for_doc(doc);
-    if descending { values.max() } else { values.min() }
+    if descending {
+        values.max()
+    } else {
+        values.min()
+    }
 }
 
 fn number_column(reader: &SegmentReader, name: &str) -> tantivy::Result<Option<Column<u64>>> {
     let types = [ColumnType::I64, ColumnType::F64, ColumnType::U64];
-    let found = reader.fast_fields().u64_lenient_for_type(Some(&types), name)?;
+    let found = reader
+        .fast_fields()
+        .u64_lenient_for_type(Some(&types), name)?;
     Ok(found.map(|(column, _)| column))
 }
 
@@ -218,7 +233,11 @@ impl Collector for PageCollector {
                         (SortValue::Text(_), _) => Some(0),
                     };
                     ranks.push(own.map_or(LAST, |value| {
-                        if *descending { !value - 1 } else { value.min(LAST - 1) }
+                        if *descending {
+                            !value - 1
+                        } else {
+                            value.min(LAST - 1)
+                        }
                     }));
                 }
                 Some((ranks, hit.address))
@@ -284,7 +303,11 @@ impl SegmentCollector for PageSegment {
     type Fruit = tantivy::Result<(Vec<Hit>, u64)>;
 
     fn collect(&mut self, doc: DocId, score: Score) {
-        if self.latest.as_ref().is_some_and(|latest| !latest.holds(doc)) {
+        if self
+            .latest
+            .as_ref()
+            .is_some_and(|latest| !latest.holds(doc))
+        {
             return;
         }
         self.total += 1;
@@ -392,7 +415,11 @@ impl Collector for LatestCollector {
     type Fruit = HashMap<String, u64>;
     type Child = LatestFinder;
 
-    fn for_segment(&self, _: SegmentOrdinal, reader: &SegmentReader) -> tantivy::Result<LatestFinder> {
+    fn for_segment(
+        &self,
+        _: SegmentOrdinal,
+        reader: &SegmentReader,
+    ) -> tantivy::Result<LatestFinder> {
         Ok(LatestFinder {
             terms: text_column(reader, &self.0.project)?,
             revisions: number_column(reader, &self.0.revision)?,
@@ -423,7 +450,10 @@ impl SegmentCollector for LatestFinder {
     type Fruit = tantivy::Result<HashMap<String, u64>>;
 
     fn collect(&mut self, doc: DocId, _: Score) {
-        let project = self.terms.as_ref().and_then(|(column, _)| column.first(doc));
+        let project = self
+            .terms
+            .as_ref()
+            .and_then(|(column, _)| column.first(doc));
         let revision = self.revisions.as_ref().and_then(|column| column.first(doc));
         if let (Some(project), Some(revision)) = (project, revision) {
             let own = self.highest.entry(project).or_insert(revision);
@@ -466,7 +496,11 @@ impl Collector for ValueCollector {
     type Fruit = HashMap<FieldValue, u64>;
     type Child = ValueCounter;
 
-    fn for_segment(&self, _: SegmentOrdinal, reader: &SegmentReader) -> tantivy::Result<ValueCounter> {
+    fn for_segment(
+        &self,
+        _: SegmentOrdinal,
+        reader: &SegmentReader,
+    ) -> tantivy::Result<ValueCounter> {
         let terms = text_column(reader, &self.0)?;
         let numbers = match terms {
             Some(_) => None,
@@ -565,7 +599,10 @@ impl Collector for GroupCollector {
         false
     }
 
-    fn merge_fruits(&self, fruits: Vec<tantivy::Result<Self::Fruit>>) -> tantivy::Result<Self::Fruit> {
+    fn merge_fruits(
+        &self,
+        fruits: Vec<tantivy::Result<Self::Fruit>>,
+    ) -> tantivy::Result<Self::Fruit> {
         let mut merged: Self::Fruit = BTreeMap::new();
         for fruit in fruits {
             for (group, values) in fruit? {
@@ -580,7 +617,11 @@ impl SegmentCollector for Grouper {
     type Fruit = tantivy::Result<BTreeMap<String, BTreeSet<String>>>;
 
     fn collect(&mut self, doc: DocId, _: Score) {
-        let Some(group) = self.group.as_ref().and_then(|(column, _)| column.first(doc)) else {
+        let Some(group) = self
+            .group
+            .as_ref()
+            .and_then(|(column, _)| column.first(doc))
+        else {
             return;
         };
         let values = self.pairs.entry(group).or_default();

@@ -226,7 +226,10 @@ impl Compiler<'_> {
                 field.strip_suffix(".keyword").unwrap_or(field),
             ),
             Query::Exact { field, values } => {
-                let Some(indexed) = self.fields.get(field).filter(|own| own.kind == Kind::Keyword)
+                let Some(indexed) = self
+                    .fields
+                    .get(field)
+                    .filter(|own| own.kind == Kind::Keyword)
                 else {
                     return Ok(nothing());
                 };
@@ -234,7 +237,10 @@ impl Compiler<'_> {
                     .iter()
                     .map(|value| Term::from_field_text(indexed.field, value));
                 // Filters do not count towards the score.
-                Box::new(ConstScoreQuery::new(Box::new(TermSetQuery::new(terms)), 0.0))
+                Box::new(ConstScoreQuery::new(
+                    Box::new(TermSetQuery::new(terms)),
+                    0.0,
+                ))
             }
             Query::Boost(inner, boost) => Box::new(BoostQuery::new(self.query(inner)?, *boost)),
         })

@@ -13,7 +13,9 @@ use tantivy::schema::{
     FAST, Field, INDEXED, IndexRecordOption, STORED, Schema, SchemaBuilder, TextFieldIndexing,
     TextOptions,
 };
-use tantivy::tokenizer::{LowerCaser, RemoveLongFilter, TextAnalyzer, Token, TokenStream, Tokenizer};
+use tantivy::tokenizer::{
+    LowerCaser, RemoveLongFilter, TextAnalyzer, Token, TokenStream, Tokenizer,
+};
 use unicode_segmentation::UnicodeSegmentation;
 
 pub const ANALYZER: &str = "standard";
@@ -69,7 +71,11 @@ fn raw(fast: bool) -> TextOptions {
             .set_fieldnorms(false)
             .set_index_option(IndexRecordOption::Basic),
     );
-    if fast { options.set_fast("raw") } else { options }
+    if fast {
+        options.set_fast("raw")
+    } else {
+        options
+    }
 }
 
 fn analysed() -> TextOptions {

@@ -87,7 +87,11 @@ struct Writer {
 impl Engine {
     /// Opens the index in `folder`. The flag says that it is empty and has to be filled from the
     /// store: it is new, of another mapping, or cannot be read. Call `adopt` once that is done.
-    pub fn open(folder: &Path, instance: &str, mapping: Mapping) -> Result<(Self, bool), EngineError> {
+    pub fn open(
+        folder: &Path,
+        instance: &str,
+        mapping: Mapping,
+    ) -> Result<(Self, bool), EngineError> {
         let fail = |problem: String| EngineError {
             path: folder.display().to_string(),
             problem,
@@ -123,7 +127,9 @@ impl Engine {
         std::fs::create_dir_all(&path)?;
         let fields = Fields::of(&mapping);
         let index = Index::open_or_create(MmapDirectory::open(&path)?, fields.schema.clone())?;
-        index.tokenizers().register(fields::ANALYZER, fields::analyzer());
+        index
+            .tokenizers()
+            .register(fields::ANALYZER, fields::analyzer());
         let inner = index.writer_with_num_threads(1, WRITER_BYTES)?;
         let reader = index
             .reader_builder()
@@ -331,7 +337,9 @@ impl Engine {
         analysed: &dyn Fn(&str) -> SearchError,
     ) -> Result<String, SearchError> {
         let found = self.fields.get(field).ok_or_else(|| {
-            SearchError::Invalid(format!("No mapping found for [{field}] in order to {purpose}"))
+            SearchError::Invalid(format!(
+                "No mapping found for [{field}] in order to {purpose}"
+            ))
         })?;
         if found.kind != Kind::Text {
             return Ok(format!("field:{field}"));
@@ -513,7 +521,10 @@ fn parse_cursor(cursor: &Cursor, keys: usize) -> Option<Hit> {
     let [segment, doc] = address else { return None };
     let number = |value: &Value| u32::try_from(value.as_u64()?).ok();
     Some(Hit {
-        key: key.iter().map(SortValue::from_json).collect::<Option<_>>()?,
+        key: key
+            .iter()
+            .map(SortValue::from_json)
+            .collect::<Option<_>>()?,
         address: DocAddress::new(number(segment)?, number(doc)?),
     })
 }

@@ -297,7 +297,10 @@ impl Catalog {
         let mut found = Vec::new();
         for row in table.iter()? {
             let (name, info) = row?;
-            found.push((name.value().to_owned(), serde_json::from_slice(info.value())?));
+            found.push((
+                name.value().to_owned(),
+                serde_json::from_slice(info.value())?,
+            ));
         }
         Ok(found)
     }
@@ -356,7 +359,38 @@ impl Catalog {
         key: &str,
         version_id: Option<&str>,
     ) -> Result<Option<Entry>, CatalogError> {
+        self.entry_in(&self.read()?, bucket, key, version_id)
+    }
+
+    /// An entry with its content, where that is small: both of one moment, whoever overwrites it.
+    pub fn entry_and_bytes(
+        &self,
+        bucket: &str,
+        key: &str,
+        version_id: Option<&str>,
+    ) -> Result<Option<(Entry, Option<Bytes>)>, CatalogError> {
         let transaction = self.read()?;
+        let Some(entry) = self.entry_in(&transaction, bucket, key, version_id)? else {
+            return Ok(None);
+        };
+        let bytes = match &entry.content {
+            Some(Content::Inline(number)) => {
+                let table = transaction.open_table(SMALL)?;
+                let row = table.get(number)?;
+                row.map(|bytes| Bytes::copy_from_slice(bytes.value()))
+            }
+            _ => None,
+        };
+        Ok(Some((entry, bytes)))
+    }
+
+    fn entry_in(
+        &self,
+        transaction: &ReadTransaction,
+        bucket: &str,
+        key: &str,
+        version_id: Option<&str>,
+    ) -> Result<Option<Entry>, CatalogError> {
         let found = match version_id {
             None | Some("null") => {
                 let table = transaction.open_table(CURRENT)?;
@@ -381,13 +415,6 @@ impl Catalog {
         }
     }
 
-    pub fn small(&self, number: u64) -> Result<Option<Bytes>, CatalogError> {
-        let table = self.read()?.open_table(SMALL)?;
-        Ok(table
-            .get(number)?
-            .map(|bytes| Bytes::copy_from_slice(bytes.value())))
-    }
-
     pub async fn put(&self, object: NewObject) -> Result<Entry, CatalogError> {
         self.write(move |transaction, garbage| {
             let bucket = bucket_in(transaction, &object.bucket)?;
@@ -404,7 +431,14 @@ impl Catalog {
                 content: Some(content),
                 headers: object.headers,
             };
-            replace(transaction, &object.bucket, &object.key, current, &entry, garbage)?;
+            replace(
+                transaction,
+                &object.bucket,
+                &object.key,
+                current,
+                &entry,
+                garbage,
+            )?;
             Ok(entry)
         })
         .await
@@ -514,7 +548,9 @@ impl Catalog {
                 let part = stored
                     .get(number)
                     .filter(|part| etag.as_ref().is_none_or(|etag| *etag == part.etag))
-                    .ok_or_else(|| CatalogError::InvalidPart(format!("part {number} is not there")))?;
+                    .ok_or_else(|| {
+                        CatalogError::InvalidPart(format!("part {number} is not there"))
+                    })?;
                 chosen.push((*number, part.clone()));
             }
             let (_, all_but_last) = chosen.split_last().ok_or(CatalogError::InvalidPartOrder)?;
@@ -723,9 +759,10 @@ fn replace(
             .remove(version_key(bucket, key, current.sequence).as_slice())?;
     }
     if entry.versioned {
-        transaction
-            .open_table(VERSIONS)?
-            .insert(version_key(bucket, key, entry.sequence).as_slice(), bytes.as_slice())?;
+        transaction.open_table(VERSIONS)?.insert(
+            version_key(bucket, key, entry.sequence).as_slice(),
+            bytes.as_slice(),
+        )?;
     }
     let mut table = transaction.open_table(CURRENT)?;
     let current_key = current_key(bucket, key);

@@ -147,19 +147,48 @@ impl Contents {
         tokio::fs::File::open(&self.folder).await?.sync_all().await
     }
 
-    /// Streams `length` bytes from `start` of the concatenated files. The first file is opened
-    /// before this returns, so that a deleted object is an error and not a broken body.
-    pub async fn read(
-        &self,
-        files: &[(String, u64)],
-        start: u64,
-        length: u64,
-    ) -> std::io::Result<ByteStream> {
+    /// Opens all files of an object: from then on it can be read whole, even if it is deleted.
+    pub async fn open_files(&self, files: &[(String, u64)]) -> std::io::Result<OpenFiles> {
+        let mut open = Vec::with_capacity(files.len());
+        for (name, size) in files {
+            open.push((tokio::fs::File::open(self.path(name)).await?, *size));
+        }
+        Ok(OpenFiles(open))
+    }
+
+    pub fn remove(&self, name: &str) {
+        if let Err(error) = std::fs::remove_file(self.path(name)) {
+            tracing::debug!(name, %error, "cannot delete a content file");
+        }
+    }
+
+    /// The names of all files that are older than `age`.
+    pub fn older_than(&self, age: std::time::Duration) -> std::io::Result<Vec<String>> {
+        let now = std::time::SystemTime::now();
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(&self.folder)? {
+            let entry = entry?;
+            let modified = entry.metadata()?.modified()?;
+            let old = now.duration_since(modified).is_ok_and(|since| since >= age);
+            if let (true, Ok(name)) = (old, entry.file_name().into_string()) {
+                names.push(name);
+            }
+        }
+        Ok(names)
+    }
+}
+
+/// The open files of an object, one after the other.
+pub struct OpenFiles(Vec<(tokio::fs::File, u64)>);
+
+impl OpenFiles {
+    /// Streams `length` bytes from `start`.
+    pub async fn read(self, start: u64, length: u64) -> std::io::Result<ByteStream> {
         let mut skip = start;
         let mut wanted = length;
         let mut parts = Vec::new();
-        for (name, size) in files {
-            if skip >= *size {
+        for (mut file, size) in self.0 {
+            if skip >= size {
                 skip -= size;
                 continue;
             }
@@ -167,7 +196,6 @@ impl Contents {
             if take == 0 {
                 break;
             }
-            let mut file = tokio::fs::File::open(self.path(name)).await?;
             file.seek(std::io::SeekFrom::Start(skip)).await?;
             parts.push((file, take));
             skip = 0;
@@ -190,26 +218,5 @@ impl Contents {
             }
         });
         Ok(Box::pin(stream))
-    }
-
-    pub fn remove(&self, name: &str) {
-        if let Err(error) = std::fs::remove_file(self.path(name)) {
-            tracing::debug!(name, %error, "cannot delete a content file");
-        }
-    }
-
-    /// The names of all files that are older than `age`.
-    pub fn older_than(&self, age: std::time::Duration) -> std::io::Result<Vec<String>> {
-        let now = std::time::SystemTime::now();
-        let mut names = Vec::new();
-        for entry in std::fs::read_dir(&self.folder)? {
-            let entry = entry?;
-            let modified = entry.metadata()?.modified()?;
-            let old = now.duration_since(modified).is_ok_and(|since| since >= age);
-            if let (true, Ok(name)) = (old, entry.file_name().into_string()) {
-                names.push(name);
-            }
-        }
-        Ok(names)
     }
 }

@@ -199,7 +199,12 @@ impl Catalog {
         Ok(upload)
     }
 
-    pub fn parts(&self, id: &str, after: u32, limit: usize) -> Result<(Vec<(u32, Part)>, bool), CatalogError> {
+    pub fn parts(
+        &self,
+        id: &str,
+        after: u32,
+        limit: usize,
+    ) -> Result<(Vec<(u32, Part)>, bool), CatalogError> {
         let table = self.read()?.open_table(PARTS)?;
         let mut parts = Vec::new();
         for row in table.range((id, after.saturating_add(1))..=(id, u32::MAX))? {
@@ -213,7 +218,11 @@ impl Catalog {
     }
 
     /// The unfinished uploads of a bucket by key.
-    pub fn uploads(&self, bucket: &str, prefix: &str) -> Result<Vec<(String, Upload)>, CatalogError> {
+    pub fn uploads(
+        &self,
+        bucket: &str,
+        prefix: &str,
+    ) -> Result<Vec<(String, Upload)>, CatalogError> {
         self.bucket(bucket)?;
         let table = self.read()?.open_table(UPLOADS)?;
         let mut found = Vec::new();

@@ -116,7 +116,9 @@ pub async fn bind(address: &str) -> Result<(TcpListener, SocketAddr), ObjectStor
         .collect();
     // `localhost` often names ::1 first, where a client that tries 127.0.0.1 finds nobody.
     candidates.sort_by_key(SocketAddr::is_ipv6);
-    let listener = TcpListener::bind(candidates.as_slice()).await.map_err(fail)?;
+    let listener = TcpListener::bind(candidates.as_slice())
+        .await
+        .map_err(fail)?;
     let local = listener.local_addr().map_err(fail)?;
     Ok((listener, local))
 }

@@ -13,7 +13,7 @@ use s3s::{S3, S3Error, S3ErrorCode, S3Request, S3Response, S3Result, TrailingHea
 use super::catalog::{
     Catalog, CatalogError, Conditions, Entry, Headers, NewContent, NewObject, Upload, now,
 };
-use super::content::{Content, INLINE, Staged};
+use super::content::{Content, INLINE, OpenFiles, Staged};
 use super::listing::{Listing, Range as KeyRange, Row};
 
 const PAGE: usize = 1000;
@@ -71,7 +71,10 @@ fn version_id(entry: &Entry) -> Option<String> {
 
 fn check_key(key: &str) -> S3Result<()> {
     if key.len() > 1024 {
-        return Err(s3_error!(KeyTooLongError, "the key is longer than 1024 bytes"));
+        return Err(s3_error!(
+            KeyTooLongError,
+            "the key is longer than 1024 bytes"
+        ));
     }
     if key.is_empty() || key.chars().any(char::is_control) {
         return Err(s3_error!(
@@ -156,7 +159,10 @@ impl Digests {
         let pairs = [
             (&self.expected.checksum_crc32, &computed.checksum_crc32),
             (&self.expected.checksum_crc32c, &computed.checksum_crc32c),
-            (&self.expected.checksum_crc64nvme, &computed.checksum_crc64nvme),
+            (
+                &self.expected.checksum_crc64nvme,
+                &computed.checksum_crc64nvme,
+            ),
             (&self.expected.checksum_sha1, &computed.checksum_sha1),
             (&self.expected.checksum_sha256, &computed.checksum_sha256),
         ];
@@ -228,42 +234,40 @@ impl Service {
         check_key(key)?;
         match self.catalog.entry(bucket, key, version)? {
             Some(entry) => Ok(entry),
-            None if version.is_some() => {
-                Err(s3_error!(NoSuchVersion, "the version does not exist"))
-            }
-            None => Err(s3_error!(NoSuchKey, "the key does not exist")),
+            None => Err(missing(version)),
         }
     }
 
-    async fn open(&self, entry: &Entry, start: u64, length: u64) -> S3Result<StreamingBlob> {
-        match &entry.content {
-            Some(Content::Inline(number)) => {
-                let Some(bytes) = self.catalog.small(*number)? else {
-                    return Err(s3_error!(NoSuchKey, "the key does not exist"));
-                };
-                let (start, length) = (cut(start), cut(length));
-                let end = start.saturating_add(length).min(bytes.len());
-                let bytes = bytes.slice(start.min(end)..end);
-                Ok(StreamingBlob::from(s3s::Body::from(bytes)))
-            }
-            Some(Content::Files(files)) => {
-                let stream = self
-                    .catalog
-                    .contents
-                    .read(files, start, length)
-                    .await
-                    .map_err(|error| s3_error!(error, NoSuchKey, "the object was deleted"))?;
-                Ok(StreamingBlob::wrap(stream))
-            }
-            None => Err(s3_error!(NoSuchKey, "the key does not exist")),
-        }
-    }
-
-    /// The bytes `[start, start + length)` of a source object, for copies.
-    async fn source(
+    /// Finds an object and makes its content ready to be read: both of one moment. An object that
+    /// is overwritten just now is looked up again.
+    async fn open(
         &self,
-        source: &CopySource,
-    ) -> S3Result<Entry> {
+        bucket: &str,
+        key: &str,
+        version: Option<&str>,
+    ) -> S3Result<(Entry, Opened)> {
+        check_key(key)?;
+        for _ in 0..LOOKUPS {
+            let Some((entry, bytes)) = self.catalog.entry_and_bytes(bucket, key, version)? else {
+                break;
+            };
+            match (bytes, &entry.content) {
+                (Some(bytes), _) => return Ok((entry, Opened::Memory(bytes))),
+                (None, Some(Content::Files(files))) => {
+                    match self.catalog.contents.open_files(files).await {
+                        Ok(files) => return Ok((entry, Opened::Files(files))),
+                        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                        Err(error) => return Err(io_error(error)),
+                    }
+                }
+                (None, _) => break,
+            }
+        }
+        Err(missing(version))
+    }
+
+    /// The object that a copy reads.
+    async fn source(&self, source: &CopySource) -> S3Result<(Entry, Opened)> {
         let CopySource::Bucket {
             bucket,
             key,
@@ -272,7 +276,41 @@ impl Service {
         else {
             return Err(s3_error!(NotImplemented, "access points are not supported"));
         };
-        self.find(bucket, key, version_id.as_deref())
+        self.open(bucket, key, version_id.as_deref()).await
+    }
+}
+
+/// How often an object that changes under a reader is looked up.
+const LOOKUPS: usize = 10;
+
+fn missing(version: Option<&str>) -> S3Error {
+    match version {
+        Some(_) => s3_error!(NoSuchVersion, "the version does not exist"),
+        None => s3_error!(NoSuchKey, "the key does not exist"),
+    }
+}
+
+/// Content that stays readable, whatever becomes of its object.
+enum Opened {
+    Memory(Bytes),
+    Files(OpenFiles),
+}
+
+impl Opened {
+    /// `length` bytes from `start`.
+    async fn read(self, start: u64, length: u64) -> S3Result<StreamingBlob> {
+        match self {
+            Opened::Memory(bytes) => {
+                let (start, length) = (cut(start), cut(length));
+                let end = start.saturating_add(length).min(bytes.len());
+                let bytes = bytes.slice(start.min(end)..end);
+                Ok(StreamingBlob::from(s3s::Body::from(bytes)))
+            }
+            Opened::Files(files) => {
+                let stream = files.read(start, length).await.map_err(io_error)?;
+                Ok(StreamingBlob::wrap(stream))
+            }
+        }
     }
 }
 
@@ -280,7 +318,10 @@ fn cut(number: u64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
 
-fn conditions(if_match: Option<ETagCondition>, if_none_match: Option<ETagCondition>) -> S3Result<Conditions> {
+fn conditions(
+    if_match: Option<ETagCondition>,
+    if_none_match: Option<ETagCondition>,
+) -> S3Result<Conditions> {
     let absent = match if_none_match {
         None => false,
         Some(condition) if condition.is_any() => true,
@@ -390,16 +431,15 @@ macro_rules! digests_of {
 fn encoded(key: &str, encoding: Option<&EncodingType>) -> String {
     match encoding {
         Some(encoding) if encoding.as_str() == EncodingType::URL => {
-            percent_encoding::utf8_percent_encode(key, percent_encoding::NON_ALPHANUMERIC).to_string()
+            percent_encoding::utf8_percent_encode(key, percent_encoding::NON_ALPHANUMERIC)
+                .to_string()
         }
         _ => key.to_owned(),
     }
 }
 
 fn limit(asked: Option<i32>) -> usize {
-    asked.map_or(PAGE, |asked| {
-        usize::try_from(asked).unwrap_or(0).min(PAGE)
-    })
+    asked.map_or(PAGE, |asked| usize::try_from(asked).unwrap_or(0).min(PAGE))
 }
 
 fn split(listing: Listing, encoding: Option<&EncodingType>) -> (Vec<Object>, Vec<CommonPrefix>) {
@@ -458,11 +498,15 @@ impl S3 for Service {
         &self,
         _request: S3Request<ListBucketsInput>,
     ) -> S3Result<S3Response<ListBucketsOutput>> {
-        let buckets = self.catalog.buckets()?.into_iter().map(|(name, info)| Bucket {
-            name: Some(name),
-            creation_date: Some(timestamp(info.created)),
-            ..Bucket::default()
-        });
+        let buckets = self
+            .catalog
+            .buckets()?
+            .into_iter()
+            .map(|(name, info)| Bucket {
+                name: Some(name),
+                creation_date: Some(timestamp(info.created)),
+                ..Bucket::default()
+            });
         Ok(S3Response::new(ListBucketsOutput {
             buckets: Some(buckets.collect()),
             ..ListBucketsOutput::default()
@@ -558,7 +602,9 @@ impl S3 for Service {
         request: S3Request<GetObjectInput>,
     ) -> S3Result<S3Response<GetObjectOutput>> {
         let input = request.input;
-        let entry = self.find(&input.bucket, &input.key, input.version_id.as_deref())?;
+        let (entry, content) = self
+            .open(&input.bucket, &input.key, input.version_id.as_deref())
+            .await?;
         check_read(
             &entry,
             input.if_match.as_ref(),
@@ -574,7 +620,7 @@ impl S3 for Service {
                 (span.start, span.end - span.start, Some(text))
             }
         };
-        let body = self.open(&entry, start, length).await?;
+        let body = content.read(start, length).await?;
         let headers = entry.headers.clone();
         Ok(S3Response::new(GetObjectOutput {
             accept_ranges: Some("bytes".to_owned()),
@@ -635,7 +681,11 @@ impl S3 for Service {
         let condition = conditions(input.if_match, None)?.etag;
         let deleted = self
             .catalog
-            .delete(&input.bucket, vec![(input.key, input.version_id)], condition)
+            .delete(
+                &input.bucket,
+                vec![(input.key, input.version_id)],
+                condition,
+            )
             .await?;
         let deleted = deleted.into_iter().next().unwrap_or_default();
         Ok(S3Response::new(DeleteObjectOutput {
@@ -651,7 +701,10 @@ impl S3 for Service {
     ) -> S3Result<S3Response<DeleteObjectsOutput>> {
         let input = request.input;
         if input.delete.objects.len() > PAGE {
-            return Err(s3_error!(MalformedXML, "more than 1000 keys in one request"));
+            return Err(s3_error!(
+                MalformedXML,
+                "more than 1000 keys in one request"
+            ));
         }
         let quiet = input.delete.quiet.unwrap_or(false);
         let (mut objects, mut errors) = (Vec::new(), Vec::new());
@@ -668,15 +721,18 @@ impl S3 for Service {
         }
         let names = objects.clone();
         let deleted = self.catalog.delete(&input.bucket, objects, None).await?;
-        let deleted = names.into_iter().zip(deleted).map(|((key, asked), deleted)| {
-            let marker_id = deleted.marker.then(|| deleted.version_id.clone()).flatten();
-            DeletedObject {
-                key: Some(key),
-                version_id: asked,
-                delete_marker: deleted.marker.then_some(true),
-                delete_marker_version_id: marker_id,
-            }
-        });
+        let deleted = names
+            .into_iter()
+            .zip(deleted)
+            .map(|((key, asked), deleted)| {
+                let marker_id = deleted.marker.then(|| deleted.version_id.clone()).flatten();
+                DeletedObject {
+                    key: Some(key),
+                    version_id: asked,
+                    delete_marker: deleted.marker.then_some(true),
+                    delete_marker_version_id: marker_id,
+                }
+            });
         Ok(S3Response::new(DeleteObjectsOutput {
             deleted: (!quiet).then(|| deleted.collect()),
             errors: (!errors.is_empty()).then_some(errors),
@@ -690,7 +746,7 @@ impl S3 for Service {
     ) -> S3Result<S3Response<CopyObjectOutput>> {
         let input = request.input;
         check_key(&input.key)?;
-        let source = self.source(&input.copy_source).await?;
+        let (source, content) = self.source(&input.copy_source).await?;
         check_read(
             &source,
             input.copy_source_if_match.as_ref(),
@@ -708,7 +764,7 @@ impl S3 for Service {
         } else {
             source.headers.clone()
         };
-        let body = self.open(&source, 0, source.size).await?;
+        let body = content.read(0, source.size).await?;
         let stored = self
             .receive(Some(body), None, Digests::default(), INLINE)
             .await?;
@@ -827,7 +883,11 @@ impl S3 for Service {
         request: S3Request<ListObjectVersionsInput>,
     ) -> S3Result<S3Response<ListObjectVersionsOutput>> {
         let input = request.input;
-        if input.delimiter.as_deref().is_some_and(|text| !text.is_empty()) {
+        if input
+            .delimiter
+            .as_deref()
+            .is_some_and(|text| !text.is_empty())
+        {
             return Err(s3_error!(
                 NotImplemented,
                 "versions are listed without a delimiter"
@@ -840,7 +900,10 @@ impl S3 for Service {
                 bucket: &input.bucket,
                 prefix: &prefix,
                 delimiter: None,
-                after: input.key_marker.as_deref().filter(|marker| !marker.is_empty()),
+                after: input
+                    .key_marker
+                    .as_deref()
+                    .filter(|marker| !marker.is_empty()),
                 limit,
             },
             input.version_id_marker.as_deref(),
@@ -926,7 +989,12 @@ impl S3 for Service {
             .receive(input.body, input.content_length, digests, 0)
             .await?;
         let md5 = self
-            .store_part(&input.upload_id, (&input.bucket, &input.key), number, stored)
+            .store_part(
+                &input.upload_id,
+                (&input.bucket, &input.key),
+                number,
+                stored,
+            )
             .await?;
         Ok(S3Response::new(UploadPartOutput {
             e_tag: Some(ETag::Strong(md5)),
@@ -942,7 +1010,7 @@ impl S3 for Service {
         let number = part_number(input.part_number)?;
         self.catalog
             .upload(&input.upload_id, &input.bucket, &input.key)?;
-        let source = self.source(&input.copy_source).await?;
+        let (source, content) = self.source(&input.copy_source).await?;
         let (start, length) = match &input.copy_source_range {
             None => (0, source.size),
             Some(text) => {
@@ -952,12 +1020,17 @@ impl S3 for Service {
                 (span.start, span.end - span.start)
             }
         };
-        let body = self.open(&source, start, length).await?;
+        let body = content.read(start, length).await?;
         let stored = self
             .receive(Some(body), None, Digests::default(), 0)
             .await?;
         let md5 = self
-            .store_part(&input.upload_id, (&input.bucket, &input.key), number, stored)
+            .store_part(
+                &input.upload_id,
+                (&input.bucket, &input.key),
+                number,
+                stored,
+            )
             .await?;
         Ok(S3Response::new(UploadPartCopyOutput {
             copy_part_result: Some(CopyPartResult {

@@ -11,7 +11,10 @@ use reqwest::{Method, Response, StatusCode};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-pub const QUICKSTART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../config/samples/quickstart.yaml");
+pub const QUICKSTART: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../config/samples/quickstart.yaml"
+);
 const START_PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct Server {
@@ -135,7 +138,11 @@ impl Server {
     /// A token of this instance for somebody.
     pub fn token_for(&self, user: &str, roles: &[&str]) -> String {
         let mut command = Command::new(env!("CARGO_BIN_EXE_artifactdb"));
-        command.arg("token").arg("--data").arg(&self.data).args(["--user", user]);
+        command
+            .arg("token")
+            .arg("--data")
+            .arg(&self.data)
+            .args(["--user", user]);
         for role in roles {
             command.args(["--role", role]);
         }
@@ -145,7 +152,13 @@ impl Server {
     }
 
     /// A request by whoever has `token`; an empty one is anonymous.
-    pub async fn raw(&self, method: Method, path: &str, token: &str, body: Option<&Value>) -> reqwest::Result<Response> {
+    pub async fn raw(
+        &self,
+        method: Method,
+        path: &str,
+        token: &str,
+        body: Option<&Value>,
+    ) -> reqwest::Result<Response> {
         let url = match path.starts_with("http") {
             true => path.to_owned(),
             false => format!("{}{path}", self.url),
@@ -161,14 +174,24 @@ impl Server {
     }
 
     /// A request and its JSON answer. Every answer of the API is JSON with the right header.
-    pub async fn call(&self, method: Method, path: &str, token: &str, body: Option<Value>) -> (StatusCode, Value) {
+    pub async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        token: &str,
+        body: Option<Value>,
+    ) -> (StatusCode, Value) {
         let response = self.raw(method, path, token, body.as_ref()).await.unwrap();
         let status = response.status();
         let text = response.text().await.unwrap();
-        let value: Value = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{path}: {status} {text}"));
+        let value: Value =
+            serde_json::from_str(&text).unwrap_or_else(|_| panic!("{path}: {status} {text}"));
         if status.is_client_error() || status.is_server_error() {
             let word = value["status"].as_str();
-            assert!(matches!(word, Some("error" | "forbidden")), "{path}: {value}");
+            assert!(
+                matches!(word, Some("error" | "forbidden")),
+                "{path}: {value}"
+            );
             assert!(value["reason"].is_string(), "{path}: {value}");
         }
         (status, value)
@@ -183,7 +206,13 @@ impl Server {
     }
 
     /// Asks for an upload of `files`, all with the check `simple` for metadata and `md5` for data.
-    pub async fn begin(&self, project: &str, version: &str, files: &[(String, Vec<u8>)], token: &str) -> (StatusCode, Value) {
+    pub async fn begin(
+        &self,
+        project: &str,
+        version: &str,
+        files: &[(String, Vec<u8>)],
+        token: &str,
+    ) -> (StatusCode, Value) {
         let entries: Vec<Value> = files
             .iter()
             .map(|(name, content)| {
@@ -195,11 +224,21 @@ impl Server {
             })
             .collect();
         let path = format!("/projects/{project}/version/{version}/upload");
-        self.call(Method::POST, &path, token, Some(json!({"filenames": entries}))).await
+        self.call(
+            Method::POST,
+            &path,
+            token,
+            Some(json!({"filenames": entries})),
+        )
+        .await
     }
 
     /// Puts what the answer of `begin` asks for; returns how many files were linked.
-    pub async fn transfer(&self, begun: &Value, files: &[(String, Vec<u8>)]) -> reqwest::Result<usize> {
+    pub async fn transfer(
+        &self,
+        begun: &Value,
+        files: &[(String, Vec<u8>)],
+    ) -> reqwest::Result<usize> {
         for entry in begun["presigned_urls"].as_array().unwrap() {
             let name = entry["filename"].as_str().unwrap();
             let content = &files.iter().find(|(own, _)| own == name).unwrap().1;
@@ -222,25 +261,38 @@ impl Server {
 
     pub async fn complete(&self, begun: &Value, permissions: &Value) -> (StatusCode, Value) {
         let path = begun["completion_url"].as_str().unwrap();
-        self.call(Method::PUT, path, "", Some(permissions.clone())).await
+        self.call(Method::PUT, path, "", Some(permissions.clone()))
+            .await
     }
 
     /// Waits for the end of a job and returns its record.
     pub async fn wait(&self, accepted: &Value) -> Value {
-        let path = accepted["path"].as_str().unwrap_or_else(|| panic!("{accepted}"));
+        let path = accepted["path"]
+            .as_str()
+            .unwrap_or_else(|| panic!("{accepted}"));
         let started = Instant::now();
         loop {
             let (_, job) = self.anonymous(path).await;
             if matches!(job["status"].as_str(), Some("SUCCESS" | "FAILURE")) {
                 return job;
             }
-            assert!(started.elapsed() < Duration::from_secs(60), "{job}\n{}", self.log());
+            assert!(
+                started.elapsed() < Duration::from_secs(60),
+                "{job}\n{}",
+                self.log()
+            );
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 
     /// The whole of an upload, to its indexed end. Returns how many files were linked.
-    pub async fn upload(&self, project: &str, version: &str, files: &[(String, Vec<u8>)], permissions: &Value) -> usize {
+    pub async fn upload(
+        &self,
+        project: &str,
+        version: &str,
+        files: &[(String, Vec<u8>)],
+        permissions: &Value,
+    ) -> usize {
         let (status, begun) = self.begin(project, version, files, &self.token).await;
         assert_eq!(status, 200, "{begun}");
         let links = self.transfer(&begun, files).await.unwrap();
@@ -253,7 +305,10 @@ impl Server {
 
     /// Downloads a file as its redirect says.
     pub async fn download(&self, id: &str, token: &str) -> (StatusCode, Vec<u8>) {
-        let response = self.raw(Method::GET, &format!("/files/{}", encode(id)), token, None).await.unwrap();
+        let response = self
+            .raw(Method::GET, &format!("/files/{}", encode(id)), token, None)
+            .await
+            .unwrap();
         if response.status() != 302 {
             return (response.status(), response.bytes().await.unwrap().to_vec());
         }
@@ -270,7 +325,11 @@ impl Server {
             let (status, page) = self.call(Method::GET, &path, token, None).await;
             assert_eq!(status, 200, "{page}");
             let results = page["results"].as_array().unwrap();
-            found.extend(results.iter().map(|hit| hit["_extra"]["id"].as_str().unwrap().to_owned()));
+            found.extend(
+                results
+                    .iter()
+                    .map(|hit| hit["_extra"]["id"].as_str().unwrap().to_owned()),
+            );
             match page["next"].as_str() {
                 Some(next) => path = next.to_owned(),
                 None => {

@@ -19,7 +19,13 @@ const PROJECTS: usize = 4;
 type History = Arc<Mutex<BTreeMap<String, BTreeSet<String>>>>;
 
 /// One upload against a server that may die at any moment; true when its completion was answered.
-async fn try_upload(http: &reqwest::Client, url: &str, token: &str, project: &str, version: &str) -> reqwest::Result<bool> {
+async fn try_upload(
+    http: &reqwest::Client,
+    url: &str,
+    token: &str,
+    project: &str,
+    version: &str,
+) -> reqwest::Result<bool> {
     let files = table("a.csv", &format!("{project} {version}\n"), "killed", 1);
     let entries: Vec<Value> = files.iter().map(|(name, content)| {
         json!({"filename": name, "check": "simple", "value": {"md5sum": crate::harness::md5_hex(content)}})
@@ -48,7 +54,10 @@ async fn try_upload(http: &reqwest::Client, url: &str, token: &str, project: &st
         }
     }
     let completed = http
-        .put(format!("{url}{}", begun["completion_url"].as_str().unwrap()))
+        .put(format!(
+            "{url}{}",
+            begun["completion_url"].as_str().unwrap()
+        ))
         .json(&json!({"read_access": "public"}))
         .send()
         .await?;
@@ -68,15 +77,26 @@ async fn nothing_acknowledged_is_lost() {
         let (url, token) = (server.url.clone(), server.token.clone());
         let writers: Vec<_> = (0..WRITERS)
             .map(|writer| {
-                let (http, url, token, history) = (server.http.clone(), url.clone(), token.clone(), history.clone());
+                let (http, url, token, history) = (
+                    server.http.clone(),
+                    url.clone(),
+                    token.clone(),
+                    history.clone(),
+                );
                 let first = next + writer;
                 tokio::spawn(async move {
                     // A writer goes on until the server dies under it.
                     for number in (0..1000).map(|round| first + round * WRITERS) {
-                        let (project, version) = (format!("P{}", number % PROJECTS), format!("v{number}"));
+                        let (project, version) =
+                            (format!("P{}", number % PROJECTS), format!("v{number}"));
                         match try_upload(&http, &url, &token, &project, &version).await {
                             Ok(true) => {
-                                history.lock().unwrap().entry(project).or_default().insert(version);
+                                history
+                                    .lock()
+                                    .unwrap()
+                                    .entry(project)
+                                    .or_default()
+                                    .insert(version);
                             }
                             Ok(false) => {}
                             Err(_) => return number,
@@ -90,7 +110,12 @@ async fn nothing_acknowledged_is_lost() {
         server.kill();
         kills += 1;
         let ended = futures::future::join_all(writers).await;
-        next = ended.into_iter().map(|writer| writer.unwrap()).max().unwrap_or(next) + WRITERS;
+        next = ended
+            .into_iter()
+            .map(|writer| writer.unwrap())
+            .max()
+            .unwrap_or(next)
+            + WRITERS;
         // Names start at a multiple of the writers, so that no name is used twice.
         next = next.next_multiple_of(WRITERS * PROJECTS);
         server.restart().await;
@@ -98,7 +123,10 @@ async fn nothing_acknowledged_is_lost() {
     }
     let acknowledged: usize = history.lock().unwrap().values().map(BTreeSet::len).sum();
     println!("{kills} kills, {next} names tried, {acknowledged} versions acknowledged");
-    assert!(acknowledged >= UPLOADS / 2, "the test hardly uploaded anything: {acknowledged}");
+    assert!(
+        acknowledged >= UPLOADS / 2,
+        "the test hardly uploaded anything: {acknowledged}"
+    );
     server.terminate();
     server.restart().await;
     check(&server, &history).await;
@@ -107,11 +135,20 @@ async fn nothing_acknowledged_is_lost() {
 async fn check(server: &Server, history: &History) {
     let history = history.lock().unwrap().clone();
     for (project, acknowledged) in &history {
-        let found = server.ids(&format!("_extra.project_id:{project}"), "").await;
-        let visible: BTreeSet<String> = found.iter().map(|id| id.rsplit_once('@').unwrap().1.to_owned()).collect();
+        let found = server
+            .ids(&format!("_extra.project_id:{project}"), "")
+            .await;
+        let visible: BTreeSet<String> = found
+            .iter()
+            .map(|id| id.rsplit_once('@').unwrap().1.to_owned())
+            .collect();
         assert_eq!(found.len(), visible.len(), "one document each");
         let lost: Vec<&String> = acknowledged.difference(&visible).collect();
-        assert!(lost.is_empty(), "acknowledged and lost in {project}: {lost:?}\n{}", server.log());
+        assert!(
+            lost.is_empty(),
+            "acknowledged and lost in {project}: {lost:?}\n{}",
+            server.log()
+        );
         let mut path = format!("/projects/{project}/metadata?size=500");
         let mut revisions = Vec::new();
         loop {
@@ -120,7 +157,10 @@ async fn check(server: &Server, history: &History) {
                 let extra = &document["_extra"];
                 revisions.push(extra["numerical_revision"].as_u64().unwrap());
                 // The metadata of a visible version speaks of the bytes that are there.
-                assert_eq!(extra["file_size"].as_u64().unwrap() as usize, format!("{project} {}\n", extra["version"].as_str().unwrap()).len());
+                assert_eq!(
+                    extra["file_size"].as_u64().unwrap() as usize,
+                    format!("{project} {}\n", extra["version"].as_str().unwrap()).len()
+                );
             }
             match page["next"].as_str() {
                 Some(next) => path = next.to_owned(),
@@ -129,10 +169,18 @@ async fn check(server: &Server, history: &History) {
         }
         revisions.sort_unstable();
         let expected: Vec<u64> = (1..=revisions.len() as u64).collect();
-        assert_eq!(revisions, expected, "revisions of {project} are unique and consecutive");
+        assert_eq!(
+            revisions, expected,
+            "revisions of {project} are unique and consecutive"
+        );
     }
     if let Some((project, version)) = history.iter().find_map(|(p, v)| Some((p, v.last()?))) {
-        let (status, bytes) = server.download(&format!("{project}:a.csv@{version}"), "").await;
-        assert_eq!((status.as_u16(), bytes), (200, format!("{project} {version}\n").into_bytes()));
+        let (status, bytes) = server
+            .download(&format!("{project}:a.csv@{version}"), "")
+            .await;
+        assert_eq!(
+            (status.as_u16(), bytes),
+            (200, format!("{project} {version}\n").into_bytes())
+        );
     }
 }

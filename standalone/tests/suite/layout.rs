@@ -7,7 +7,15 @@ use serde_json::Value;
 
 fn metadata() -> Value {
     let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version", "1", "--offline", "--no-deps", "--manifest-path", concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")])
+        .args([
+            "metadata",
+            "--format-version",
+            "1",
+            "--offline",
+            "--no-deps",
+            "--manifest-path",
+            concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"),
+        ])
         .output()
         .unwrap();
     serde_json::from_slice(&output.stdout).unwrap()
@@ -18,9 +26,17 @@ fn arrows_point_one_way() {
     let allowed = |name: &str| -> BTreeSet<&str> {
         match name {
             "artifactdb-core" => [].into(),
-            "artifactdb-crds" | "artifactdb-api" | "artifactdb-indexer" => ["artifactdb-core"].into(),
+            "artifactdb-crds" | "artifactdb-api" | "artifactdb-indexer" => {
+                ["artifactdb-core"].into()
+            }
             "artifactdb-operator" => ["artifactdb-core", "artifactdb-crds"].into(),
-            "artifactdb" => ["artifactdb-core", "artifactdb-crds", "artifactdb-api", "artifactdb-indexer"].into(),
+            "artifactdb" => [
+                "artifactdb-core",
+                "artifactdb-crds",
+                "artifactdb-api",
+                "artifactdb-indexer",
+            ]
+            .into(),
             other => panic!("'{other}' is not in the plan of ARCHITECTURE.md"),
         }
     };
@@ -30,7 +46,10 @@ fn arrows_point_one_way() {
         for dependency in package["dependencies"].as_array().unwrap() {
             let other = dependency["name"].as_str().unwrap();
             let ours = other.starts_with("artifactdb");
-            assert!(!ours || allowed.contains(other), "{name} must not know {other}");
+            assert!(
+                !ours || allowed.contains(other),
+                "{name} must not know {other}"
+            );
         }
     }
 }
@@ -38,10 +57,33 @@ fn arrows_point_one_way() {
 #[test]
 fn the_pure_half_of_core_imports_no_door() {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../core/src");
-    let pure = ["config.rs", "document.rs", "gprn.rs", "id.rs", "keys.rs", "mapping.rs", "permissions.rs", "query/mod.rs", "query/parser.rs", "state.rs", "timestamp.rs", "upload.rs"];
+    let pure = [
+        "config.rs",
+        "document.rs",
+        "gprn.rs",
+        "id.rs",
+        "keys.rs",
+        "mapping.rs",
+        "permissions.rs",
+        "query/mod.rs",
+        "query/parser.rs",
+        "state.rs",
+        "timestamp.rs",
+        "upload.rs",
+    ];
     for file in pure {
         let text = std::fs::read_to_string(format!("{root}/{file}")).unwrap();
-        for door in ["crate::store", "crate::lease", "crate::queue", "crate::search", "crate::clock", "crate::versions", "tokio::", "std::fs", "Timestamp::now"] {
+        for door in [
+            "crate::store",
+            "crate::lease",
+            "crate::queue",
+            "crate::search",
+            "crate::clock",
+            "crate::versions",
+            "tokio::",
+            "std::fs",
+            "Timestamp::now",
+        ] {
             assert!(!text.contains(door), "{file} must not use {door}");
         }
     }
@@ -50,9 +92,17 @@ fn the_pure_half_of_core_imports_no_door() {
 #[test]
 fn every_route_is_described() {
     // The table of routes and the description are written apart; this holds them together.
-    let source = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../api-server/src/lib.rs")).unwrap();
+    let source = std::fs::read_to_string(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../api-server/src/lib.rs"
+    ))
+    .unwrap();
     let flat: String = source.split_whitespace().collect();
-    let routes: Vec<&str> = flat.split(".route(\"").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
+    let routes: Vec<&str> = flat
+        .split(".route(\"")
+        .skip(1)
+        .map(|rest| rest.split('"').next().unwrap())
+        .collect();
     assert!(routes.len() > 25);
     let openapi = artifactdb_api::openapi_json();
     let paths = openapi["paths"].as_object().unwrap();

@@ -19,11 +19,16 @@ async fn one_of_32_wins_a_version() {
             let files = table("a.csv", &format!("a\n{writer}\n"), "race", writer);
             let (status, begun) = server.begin("P", "1", &files, &server.token).await;
             if status != 200 {
-                assert!(matches!(status.as_u16(), 423 | 409 | 400), "{status} {begun}");
+                assert!(
+                    matches!(status.as_u16(), 423 | 409 | 400),
+                    "{status} {begun}"
+                );
                 return (writer, status, None);
             }
             server.transfer(&begun, &files).await.unwrap();
-            let (status, accepted) = server.complete(&begun, &json!({"read_access": "public"})).await;
+            let (status, accepted) = server
+                .complete(&begun, &json!({"read_access": "public"}))
+                .await;
             (writer, status, Some(accepted))
         })
     });
@@ -38,7 +43,11 @@ async fn one_of_32_wins_a_version() {
     let job = server.wait(accepted.as_ref().unwrap()).await;
     assert_eq!(job["status"], "SUCCESS", "{job}");
     let content = format!("a\n{winner}\n").into_bytes();
-    assert_eq!(server.download("P:a.csv@1", "").await.1, content, "no other writer's bytes");
+    assert_eq!(
+        server.download("P:a.csv@1", "").await.1,
+        content,
+        "no other writer's bytes"
+    );
     let (_, document) = server.anonymous("/files/P:a.csv@1/metadata").await;
     assert_eq!(document["rows"], *winner);
 }
@@ -53,23 +62,33 @@ async fn each_of_8_versions_has_one_winner_and_revisions_are_consecutive() {
             let files = table("a.csv", &format!("a\n{writer}\n"), "race", writer);
             let (status, begun) = server.begin("P", &version, &files, &server.token).await;
             if status != 200 {
-                assert!(matches!(status.as_u16(), 423 | 409 | 400), "{status} {begun}");
+                assert!(
+                    matches!(status.as_u16(), 423 | 409 | 400),
+                    "{status} {begun}"
+                );
                 return None;
             }
             server.transfer(&begun, &files).await.unwrap();
-            let (status, accepted) = server.complete(&begun, &json!({"read_access": "public"})).await;
+            let (status, accepted) = server
+                .complete(&begun, &json!({"read_access": "public"}))
+                .await;
             assert_eq!(status, 202, "{accepted}");
             assert_eq!(server.wait(&accepted).await["status"], "SUCCESS");
             Some((version, writer))
         })
     });
     let outcomes = futures::future::join_all(tasks).await;
-    let winners: Vec<(String, usize)> = outcomes.into_iter().filter_map(|outcome| outcome.unwrap()).collect();
+    let winners: Vec<(String, usize)> = outcomes
+        .into_iter()
+        .filter_map(|outcome| outcome.unwrap())
+        .collect();
     let versions: BTreeSet<&String> = winners.iter().map(|(version, _)| version).collect();
     assert_eq!((winners.len(), versions.len()), (8, 8));
     let mut revisions = BTreeSet::new();
     for (version, writer) in &winners {
-        let (_, document) = server.anonymous(&format!("/files/P:a.csv@{version}/metadata")).await;
+        let (_, document) = server
+            .anonymous(&format!("/files/P:a.csv@{version}/metadata"))
+            .await;
         assert_eq!(document["rows"], *writer);
         revisions.insert(document["_extra"]["numerical_revision"].as_u64().unwrap());
     }
@@ -90,7 +109,14 @@ async fn a_running_upload_locks_its_version_and_no_other() {
     assert_eq!(lock["lock"]["owner"], "admin");
 
     // Forced off, the first upload is fenced by the next one: whatever it does changes nothing.
-    let (status, _) = server.call(reqwest::Method::DELETE, "/projects/P/lock", &server.token, None).await;
+    let (status, _) = server
+        .call(
+            reqwest::Method::DELETE,
+            "/projects/P/lock",
+            &server.token,
+            None,
+        )
+        .await;
     assert_eq!(status, 200);
     let (status, third) = server.begin("P", "1", &files, &server.token).await;
     assert_eq!(status, 200, "{third}");
@@ -101,16 +127,27 @@ async fn a_running_upload_locks_its_version_and_no_other() {
     let (status, _) = server.call(reqwest::Method::PUT, abort, "", None).await;
     assert_eq!(status, 409, "a stale abort does not end the later upload");
     server.transfer(&third, &files).await.unwrap();
-    let (status, accepted) = server.complete(&third, &json!({"read_access": "public"})).await;
+    let (status, accepted) = server
+        .complete(&third, &json!({"read_access": "public"}))
+        .await;
     assert_eq!(status, 202);
     // Completing twice is the same completion.
     let (status, again) = server.complete(&third, &json!({})).await;
-    assert_eq!((status.as_u16(), &again["job_id"]), (202, &accepted["job_id"]));
+    assert_eq!(
+        (status.as_u16(), &again["job_id"]),
+        (202, &accepted["job_id"])
+    );
     assert_eq!(server.wait(&accepted).await["status"], "SUCCESS");
     let (status, exists) = server.begin("P", "1", &files, &server.token).await;
     assert_eq!(status, 400);
-    assert_eq!(exists["reason"], "version '1' already exists for project 'P'");
+    assert_eq!(
+        exists["reason"],
+        "version '1' already exists for project 'P'"
+    );
     let abort = third["abort_url"].as_str().unwrap();
-    assert_eq!(server.call(reqwest::Method::PUT, abort, "", None).await.0, 400);
+    assert_eq!(
+        server.call(reqwest::Method::PUT, abort, "", None).await.0,
+        400
+    );
     assert_eq!(server.download("P:a.csv@1", "").await.1, b"a\n1\n");
 }

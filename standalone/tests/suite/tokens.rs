@@ -12,30 +12,55 @@ async fn wrong_tokens_are_400_with_a_reason() {
     let server = Server::start().await;
     let good = server.token_for("ann", &[]);
     let mut parts: Vec<String> = good.split('.').map(str::to_owned).collect();
-    let payload: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(&parts[1]).unwrap()).unwrap();
+    let payload: Value =
+        serde_json::from_slice(&URL_SAFE_NO_PAD.decode(&parts[1]).unwrap()).unwrap();
     let seal = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
     let mut admin = payload.clone();
     admin["resource_access"] = json!({"artifactdb": {"roles": ["admin"]}});
     let forged = format!("{}.{}.{}", parts[0], seal(&admin), parts[2]);
-    let none = format!("{}.{}.", seal(&json!({"alg": "none", "kid": "standalone"})), seal(&admin));
+    let none = format!(
+        "{}.{}.",
+        seal(&json!({"alg": "none", "kid": "standalone"})),
+        seal(&admin)
+    );
     parts[2].replace_range(0..4, "AAAA");
     let broken = parts.join(".");
     // A good token is used first: what is remembered of it must not help a forged one.
-    assert_eq!(server.call(Method::GET, "/search?q=*", &good, None).await.0, 200);
+    assert_eq!(
+        server.call(Method::GET, "/search?q=*", &good, None).await.0,
+        200
+    );
     for token in [forged.as_str(), &none, &broken, "nonsense", "a.b.c"] {
-        let response = server.raw(Method::GET, "/search?q=*", token, None).await.unwrap();
+        let response = server
+            .raw(Method::GET, "/search?q=*", token, None)
+            .await
+            .unwrap();
         assert_eq!(response.status(), 400, "{token}");
         assert_eq!(response.headers()["www-authenticate"], "Bearer");
         let body: Value = response.json().await.unwrap();
-        assert!(body["reason"].as_str().unwrap().starts_with("Invalid token"), "{body}");
+        assert!(
+            body["reason"]
+                .as_str()
+                .unwrap()
+                .starts_with("Invalid token"),
+            "{body}"
+        );
     }
     // Of another instance: its key is another.
     let other = Server::start().await;
-    let (status, body) = server.call(Method::GET, "/search?q=*", &other.token, None).await;
-    assert_eq!((status.as_u16(), &body["reason"]), (400, &json!("Invalid token, signature verification failed")));
+    let (status, body) = server
+        .call(Method::GET, "/search?q=*", &other.token, None)
+        .await;
+    assert_eq!(
+        (status.as_u16(), &body["reason"]),
+        (400, &json!("Invalid token, signature verification failed"))
+    );
     // No scheme, another scheme: nobody.
     for value in ["", "Basic YTpi", &good] {
-        let request = server.http.get(format!("{}/projects/lock", server.url)).header("authorization", value);
+        let request = server
+            .http
+            .get(format!("{}/projects/lock", server.url))
+            .header("authorization", value);
         assert_eq!(request.send().await.unwrap().status(), 401);
     }
 }
@@ -54,17 +79,46 @@ async fn signed_urls_are_good_for_exactly_what_they_say() {
         body["reason"].as_str().unwrap().to_owned()
     };
     let reason = refused(url.replace("revision=NUM-1", "revision=NUM-9")).await;
-    assert_eq!(reason, "Forbidden, 'params' don't match, not allowed (NUM-9 != NUM-1)");
+    assert_eq!(
+        reason,
+        "Forbidden, 'params' don't match, not allowed (NUM-9 != NUM-1)"
+    );
     refused(format!("{url}&surprise=1")).await;
-    refused(format!("/projects/P/version/2/complete?X-ADB-Credential={credential}")).await;
-    refused(format!("/projects/Q/version/1/complete?X-ADB-Credential={credential}")).await;
-    refused(format!("/projects/P/version/1/abort?X-ADB-Credential={credential}")).await;
-    refused(format!("/projects/P/version/1/complete?X-ADB-Credential=x{credential}")).await;
+    refused(format!(
+        "/projects/P/version/2/complete?X-ADB-Credential={credential}"
+    ))
+    .await;
+    refused(format!(
+        "/projects/Q/version/1/complete?X-ADB-Credential={credential}"
+    ))
+    .await;
+    refused(format!(
+        "/projects/P/version/1/abort?X-ADB-Credential={credential}"
+    ))
+    .await;
+    refused(format!(
+        "/projects/P/version/1/complete?X-ADB-Credential=x{credential}"
+    ))
+    .await;
     refused("/projects/P/version/1/complete?X-ADB-Credential=garbage".to_owned()).await;
-    let (status, _) = server.call(Method::PUT, "/projects/P/version/1/complete", "", Some(json!({}))).await;
+    let (status, _) = server
+        .call(
+            Method::PUT,
+            "/projects/P/version/1/complete",
+            "",
+            Some(json!({})),
+        )
+        .await;
     assert_eq!(status, 401, "without a credential");
     // The one parameter that a client may add blindly.
-    let (status, accepted) = server.call(Method::PUT, &format!("{url}&overwrite_permissions=true"), "", Some(json!({"read_access": "public"}))).await;
+    let (status, accepted) = server
+        .call(
+            Method::PUT,
+            &format!("{url}&overwrite_permissions=true"),
+            "",
+            Some(json!({"read_access": "public"})),
+        )
+        .await;
     assert_eq!(status, 202, "{accepted}");
     assert_eq!(server.wait(&accepted).await["status"], "SUCCESS");
 }
@@ -85,8 +139,14 @@ async fn keys_come_from_the_identity_provider() {
         {"kty": "EC", "crv": "P-256", "kid": "one", "use": "sig", "alg": "ES256", "x": X, "y": Y},
     ]});
     let provider = axum::Router::new()
-        .route("/.well-known/openid-configuration", axum::routing::get(move || async move { axum::Json(discovery) }))
-        .route("/keys", axum::routing::get(move || async move { axum::Json(keys) }));
+        .route(
+            "/.well-known/openid-configuration",
+            axum::routing::get(move || async move { axum::Json(discovery) }),
+        )
+        .route(
+            "/keys",
+            axum::routing::get(move || async move { axum::Json(keys) }),
+        );
     let provider = tokio::spawn(async move { axum::serve(listener, provider).await.unwrap() });
     let folder = tempfile::tempdir().unwrap();
     let resources = folder.path().join("instance.yaml");
@@ -98,24 +158,60 @@ async fn keys_come_from_the_identity_provider() {
             "preferred_username": "ann", "resource_access": {"data": {"roles": ["uploader"]}},
         });
         change(&mut claims);
-        let header = Header { kid: Some(kid.to_owned()), ..Header::new(Algorithm::ES256) };
-        encode(&header, &claims, &EncodingKey::from_ec_pem(PRIVATE.as_bytes()).unwrap()).unwrap()
+        let header = Header {
+            kid: Some(kid.to_owned()),
+            ..Header::new(Algorithm::ES256)
+        };
+        encode(
+            &header,
+            &claims,
+            &EncodingKey::from_ec_pem(PRIVATE.as_bytes()).unwrap(),
+        )
+        .unwrap()
     };
-    let reason = async |token: &str| server.call(Method::GET, "/projects/lock", token, None).await;
-    assert_eq!(reason(&token("one", &|_| {})).await.0, 200, "{}", server.log());
+    let reason = async |token: &str| {
+        server
+            .call(Method::GET, "/projects/lock", token, None)
+            .await
+    };
+    assert_eq!(
+        reason(&token("one", &|_| {})).await.0,
+        200,
+        "{}",
+        server.log()
+    );
     for (token, why) in [
         (token("enc", &|_| {}), "unknown public key"),
         (token("secret", &|_| {}), "unknown public key"),
-        (token("one", &|claims| claims["iss"] = json!("https://elsewhere")), "wrong issuer"),
-        (token("one", &|claims| { claims.as_object_mut().unwrap().remove("iss"); }), "wrong issuer"),
-        (token("one", &|claims| claims["azp"] = json!("stranger")), "unknown client_id"),
+        (
+            token("one", &|claims| claims["iss"] = json!("https://elsewhere")),
+            "wrong issuer",
+        ),
+        (
+            token("one", &|claims| {
+                claims.as_object_mut().unwrap().remove("iss");
+            }),
+            "wrong issuer",
+        ),
+        (
+            token("one", &|claims| claims["azp"] = json!("stranger")),
+            "unknown client_id",
+        ),
         (token("one", &|claims| claims["exp"] = json!(1)), "expired"),
     ] {
         let (status, body) = reason(&token).await;
         assert_eq!(status, 400);
-        assert!(body["reason"].as_str().unwrap().contains(why), "{why}: {body}");
+        assert!(
+            body["reason"].as_str().unwrap().contains(why),
+            "{why}: {body}"
+        );
     }
     // The provider goes away: its keys stay.
     provider.abort();
-    assert_eq!(reason(&token("one", &|claims| claims["jti"] = json!("2"))).await.0, 200);
+    assert_eq!(
+        reason(&token("one", &|claims| claims["jti"] = json!("2")))
+            .await
+            .0,
+        200
+    );
 }
