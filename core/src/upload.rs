@@ -166,7 +166,7 @@ impl UploadRequest {
         };
         if let Some(expires) = expires_at
             && expires < deadline
-            && !(expires == asked)
+            && expires != asked
         {
             return Err(UploadError::Refused(format!(
                 "'expires_in' ({expires}) must be greater than 'completed_by' ({deadline})"

@@ -176,15 +176,9 @@ pub(crate) async fn download(
 
 /// The identifier in a link's path: base64, of either alphabet, padded or not.
 fn decode_id(text: &str) -> Option<String> {
-    let engines: [&dyn Fn(&str) -> Option<Vec<u8>>; 4] = [
-        &|text| STANDARD.decode(text).ok(),
-        &|text| URL_SAFE.decode(text).ok(),
-        &|text| STANDARD_NO_PAD.decode(text).ok(),
-        &|text| URL_SAFE_NO_PAD.decode(text).ok(),
-    ];
-    engines
+    [STANDARD, URL_SAFE, STANDARD_NO_PAD, URL_SAFE_NO_PAD]
         .iter()
-        .find_map(|decode| String::from_utf8(decode(text)?).ok())
+        .find_map(|engine| String::from_utf8(engine.decode(text).ok()?).ok())
 }
 
 /// `<base64>/to/<base64>`; the standard alphabet has slashes of its own.

@@ -205,7 +205,6 @@ impl Parser {
         depth: usize,
         may_join: bool,
     ) -> Result<Query, ParseError> {
-        let start = self.at;
         let own_field = self.field_name()?;
         let field = own_field.as_deref().or(outer);
         if own_field.as_deref() == Some("_exists_") {
@@ -229,7 +228,7 @@ impl Parser {
             Some('[' | '{') => self.range(field)?,
             Some('/') => self.regex(field)?,
             Some('<' | '>') if own_field.is_some() => self.comparison(field)?,
-            _ => self.words(field, start, own_field.is_none() && may_join)?,
+            _ => self.words(field, own_field.is_none() && may_join)?,
         };
         self.boosted(query)
     }
@@ -298,12 +297,7 @@ impl Parser {
     }
 
     /// A word, and the bare words after it: between two operators they are one text.
-    fn words(
-        &mut self,
-        field: Option<&str>,
-        start: usize,
-        may_join: bool,
-    ) -> Result<Query, ParseError> {
+    fn words(&mut self, field: Option<&str>, may_join: bool) -> Result<Query, ParseError> {
         let field = field.map(str::to_owned);
         let word = self.word()?;
         if word.wild {
@@ -335,8 +329,10 @@ impl Parser {
             });
         }
         let mut text = word.text;
-        let _ = start;
-        while may_join {
+        if !may_join {
+            return Ok(Query::Text { field, text });
+        }
+        loop {
             let before = self.at;
             self.skip_space();
             let joinable = before != self.at
@@ -603,7 +599,7 @@ fn ends_word(c: char) -> bool {
     matches!(
         c,
         '(' | ')' | '"' | ':' | '^' | '[' | ']' | '{' | '}' | '~' | '/'
-    ) || c == '!' && false
+    )
 }
 
 fn is_word_start(c: char) -> bool {

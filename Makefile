@@ -1,0 +1,33 @@
+# What people type. Every target installs what it needs; see `make help`.
+
+export CARGO_TERM_COLOR ?= auto
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+
+.DEFAULT_GOAL := help
+
+help: ## Show this help
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## Install the Rust toolchain and a C compiler, where they are missing
+	@scripts/setup.sh
+
+run: setup ## Build, serve the quickstart, upload the sample data, show a search, stay up
+	@cargo build --release --locked --package artifactdb
+	@scripts/run.sh "$(TARGET_DIR)/release/artifactdb"
+
+test: setup ## Check format and lints, then run every test
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --all-features --locked -- -D warnings
+	INSTA_UPDATE=no cargo test --workspace --all-features --locked
+
+bench: setup ## Print speed and size as ratios against baselines of the same run
+	@cargo bench --locked --package artifactdb --bench ratios
+
+crds: setup ## Write crds/*.yaml from the types
+	@cargo run --quiet --locked --package artifactdb -- crds --out crds
+
+clean: ## Delete what was built, and the quickstart's data
+	cargo clean
+	rm -rf artifactdb-data
+
+.PHONY: help setup run test bench crds clean
