@@ -33,7 +33,7 @@ export ARTIFACTDB_URL ARTIFACTDB_TOKEN
 
 show() {
     echo
-    echo "\$ artifactdb $*"
+    echo "\$ artifactdb${*@Q}" | sed "s/'\([a-zA-Z0-9/:.@_-]*\)'/ \1/g; s/artifactdb */artifactdb /; s/  */ /g"
     "$artifactdb" "$@"
 }
 
