@@ -68,3 +68,12 @@ pub fn ui() -> Router {
         .config(utoipa_swagger_ui::Config::from("../openapi.json"))
         .into()
 }
+
+#[cfg(test)]
+mod tests {
+    /// Every change of the API shows in review.
+    #[test]
+    fn the_description_is_reviewed() {
+        insta::assert_json_snapshot!("openapi", super::openapi_json());
+    }
+}

@@ -1,5 +1,7 @@
 //! The definitions as they are shipped: current, documented, and structural.
 
+#![allow(clippy::unwrap_used)]
+
 use serde_json::Value;
 
 fn definitions() -> Vec<(String, Value, String)> {
@@ -28,7 +30,11 @@ fn every_field_has_a_description() {
         if let Some(properties) = schema["properties"].as_object() {
             for (name, property) in properties {
                 let at = format!("{path}.{name}");
-                if property["description"].as_str().unwrap_or_default().is_empty() {
+                if property["description"]
+                    .as_str()
+                    .unwrap_or_default()
+                    .is_empty()
+                {
                     missing.push(at.clone());
                 }
                 walk(&at, property, missing);

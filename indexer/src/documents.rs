@@ -18,6 +18,8 @@ use crate::Indexer;
 
 /// Metadata objects read at once.
 const READS: usize = 32;
+/// Fields named when a document does not fit the mapping.
+const MISFITS: usize = 3;
 
 #[derive(Debug, Error)]
 pub enum BuildError {
@@ -54,10 +56,9 @@ impl Indexer {
         let id = state.manifest.as_deref().unwrap_or_default();
         let manifest = self.versions.manifest(project, name, id).await?;
         // Read after `version` was taken: see `Versions::document_version`.
-        self.versions.forget_permissions(project, Some(name));
         let permissions = self
             .versions
-            .resolve_permissions(project, Some(name))
+            .current_permissions(project, Some(name))
             .await?
             .map(|resolved| resolved.permissions);
         let job = format!("expire-{project}-{name}-{}", state.epoch);
@@ -120,6 +121,13 @@ impl Indexer {
                 .and_then(|schema| self.config.schema(schema))
                 .and_then(|item| item.title());
             let document = indexed(&metadata, title, entry.uploaded, data, link, &context);
+            // Before anything is written: of a version with one misfit, nothing is shown.
+            let misfits = self.mapping.check(&document, MISFITS);
+            if !misfits.is_empty() {
+                let misfits = misfits.join("; ");
+                let text = format!("'{}' does not fit the index: {misfits}", metadata.metapath);
+                return Err(BuildError::Invalid(text));
+            }
             writes.push(Write {
                 id: format!("{project}:{}@{name}", metadata.path),
                 version,

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use artifactdb_core::config::InstanceConfig;
 use artifactdb_core::gprn::Gprn;
+use artifactdb_core::mapping::Mapping;
 use artifactdb_core::search::Search;
 use artifactdb_core::versions::Versions;
 use jsonschema::Validator;
@@ -28,6 +29,7 @@ pub struct Indexer {
     pub search: Arc<dyn Search>,
     pub config: Arc<InstanceConfig>,
     gprn: Option<Gprn>,
+    mapping: Mapping,
     /// By `$schema`, compiled once. Empty where documents are not validated.
     validators: HashMap<String, Validator>,
 }
@@ -50,6 +52,7 @@ impl Indexer {
             versions,
             search,
             gprn: config.own_gprn(),
+            mapping: config.mapping().0,
             config,
             validators,
         })

@@ -1,9 +1,11 @@
 //! The worker: takes tasks, one at a time, and does them so that doing one twice is harmless.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use artifactdb_core::id::{Project, Version};
+use artifactdb_core::permissions::Permissions;
 use artifactdb_core::query::Query;
 use artifactdb_core::queue::{Delivery, Task};
 use artifactdb_core::search::{SearchError, SearchRequest, Write};
@@ -17,7 +19,7 @@ use tokio::sync::watch;
 use crate::Indexer;
 use crate::documents::BuildError;
 
-/// Documents of one write to the engine.
+/// Documents that are read and written again at once.
 const BATCH: usize = 500;
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(60);
@@ -198,22 +200,16 @@ impl Indexer {
         revision: Option<u64>,
         version: Epoch,
     ) -> Result<u64, TaskError> {
-        let mut writes = self
+        let writes = self
             .documents(project, name, state, revision, version)
             .await?;
         let total = writes.len() as u64;
-        while !writes.is_empty() {
-            let rest = writes.split_off(writes.len().min(BATCH));
-            let failures = self
-                .search
-                .write(std::mem::replace(&mut writes, rest))
-                .await?;
-            if let Some(failure) = failures.first() {
-                return Err(TaskError::Permanent(format!(
-                    "'{}' does not fit the index: {}",
-                    failure.id, failure.reason
-                )));
-            }
+        // In one call: a commit for another version must not show a part of this one.
+        if let Some(failure) = self.search.write(writes).await?.first() {
+            return Err(TaskError::Permanent(format!(
+                "'{}' does not fit the index: {}",
+                failure.id, failure.reason
+            )));
         }
         Ok(total)
     }
@@ -224,7 +220,8 @@ impl Indexer {
         let Some(tick) = self.versions.permission_tick(project).await? else {
             return Ok(result(0));
         };
-        self.versions.forget_permissions(project, None);
+        // Read after the tick was taken, once for each version.
+        let mut known = HashMap::new();
         let mut cursor = None;
         let mut documents = 0;
         loop {
@@ -240,7 +237,10 @@ impl Indexer {
                 .await?;
             let mut writes = Vec::with_capacity(page.hits.len());
             for hit in &page.hits {
-                if let Some(write) = self.with_permissions(project, hit, tick).await? {
+                if let Some(write) = self
+                    .with_permissions(project, hit, tick, &mut known)
+                    .await?
+                {
                     writes.push(write);
                 }
             }
@@ -266,6 +266,7 @@ impl Indexer {
         project: &Project,
         hit: &artifactdb_core::search::Document,
         tick: Epoch,
+        known: &mut HashMap<Version, Option<Permissions>>,
     ) -> Result<Option<Write>, TaskError> {
         let Value::Object(mut document) = hit.value() else {
             return Ok(None);
@@ -280,14 +281,16 @@ impl Indexer {
         else {
             return Ok(None);
         };
-        self.versions.forget_permissions(project, Some(&name));
-        let resolved = self
-            .versions
-            .resolve_permissions(project, Some(&name))
-            .await?;
+        if !known.contains_key(&name) {
+            let resolved = self
+                .versions
+                .current_permissions(project, Some(&name))
+                .await?;
+            known.insert(name.clone(), resolved.map(|own| own.permissions));
+        }
         extra.shift_remove("index_name");
-        match resolved {
-            Some(resolved) => extra.insert("permissions".to_owned(), json!(resolved.permissions)),
+        match known.get(&name).and_then(Option::as_ref) {
+            Some(permissions) => extra.insert("permissions".to_owned(), json!(permissions)),
             None => extra.shift_remove("permissions"),
         };
         Ok(Some(Write {

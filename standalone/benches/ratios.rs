@@ -77,10 +77,20 @@ struct Instance {
 async fn serve(folder: &Path) -> Instance {
     let ready = folder.join("ready.json");
     let data = folder.join("data");
-    let sample = concat!(env!("CARGO_MANIFEST_DIR"), "/../config/samples/quickstart.yaml");
+    let sample = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../config/samples/quickstart.yaml"
+    );
     let begun = Instant::now();
     let child = Command::new(env!("CARGO_BIN_EXE_artifactdb"))
-        .args(["serve", sample, "--listen", "127.0.0.1:0", "--s3-listen", "localhost:0"])
+        .args([
+            "serve",
+            sample,
+            "--listen",
+            "127.0.0.1:0",
+            "--s3-listen",
+            "localhost:0",
+        ])
         .arg("--data")
         .arg(&data)
         .arg("--ready-file")
@@ -105,9 +115,17 @@ async fn serve(folder: &Path) -> Instance {
 }
 
 fn resident(process: &Process) -> f64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", process.0.id())).unwrap_or_default();
-    let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap_or_default();
-    let kilobytes: f64 = line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).unwrap_or(0.0);
+    let status =
+        std::fs::read_to_string(format!("/proc/{}/status", process.0.id())).unwrap_or_default();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmRSS"))
+        .unwrap_or_default();
+    let kilobytes: f64 = line
+        .split_whitespace()
+        .nth(1)
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(0.0);
     kilobytes / 1024.0
 }
 
@@ -136,7 +154,10 @@ async fn load(address: &str, paths: &[String], connections: usize, duration: Dur
             let mut next = client;
             while Instant::now() < until {
                 let begun = Instant::now();
-                stream.write_all(&requests[next % requests.len()]).await.unwrap();
+                stream
+                    .write_all(&requests[next % requests.len()])
+                    .await
+                    .unwrap();
                 next += 1;
                 read_answer(&mut stream, &mut buffer).await;
                 latencies.push(begun.elapsed().as_secs_f64() * 1000.0);
@@ -165,14 +186,21 @@ async fn read_answer(stream: &mut TcpStream, buffer: &mut Vec<u8>) {
         let read = stream.read(&mut buffer[filled..]).await.unwrap();
         assert!(read > 0, "the server closed the connection");
         filled += read;
-        let Some(end) = buffer[..filled].windows(4).position(|four| four == b"\r\n\r\n") else {
+        let Some(end) = buffer[..filled]
+            .windows(4)
+            .position(|four| four == b"\r\n\r\n")
+        else {
             continue;
         };
         let head = std::str::from_utf8(&buffer[..end]).unwrap();
         assert!(head.starts_with("HTTP/1.1 200"), "{head}");
         let length: usize = head
             .lines()
-            .find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ").map(|n| n.trim().parse().unwrap()))
+            .find_map(|line| {
+                line.to_ascii_lowercase()
+                    .strip_prefix("content-length: ")
+                    .map(|n| n.trim().parse().unwrap())
+            })
             .expect("a length");
         let whole = end + 4 + length;
         if buffer.len() < whole {
@@ -188,31 +216,66 @@ async fn read_answer(stream: &mut TcpStream, buffer: &mut Vec<u8>) {
 }
 
 /// Ours against the bare handler that answers the same bytes, in turns.
-async fn compare(name: &str, target: f64, instance: &Instance, paths: &[String], connections: usize, folder: &Path, rows: &mut Vec<Row>) {
-    let sample = instance.http.get(format!("{}{}", instance.url, paths[0])).send().await.unwrap();
+async fn compare(
+    name: &str,
+    target: f64,
+    instance: &Instance,
+    paths: &[String],
+    connections: usize,
+    folder: &Path,
+    rows: &mut Vec<Row>,
+) {
+    let sample = instance
+        .http
+        .get(format!("{}{}", instance.url, paths[0]))
+        .send()
+        .await
+        .unwrap();
     assert_eq!(sample.status(), 200);
     let body = sample.bytes().await.unwrap();
     let file = folder.join("body");
     std::fs::write(&file, &body).unwrap();
     let ready = folder.join("baseline");
     let _ = std::fs::remove_file(&ready);
-    let child = Command::new(std::env::current_exe().unwrap()).arg("--baseline").arg(&file).arg(&ready).spawn().unwrap();
+    let child = Command::new(std::env::current_exe().unwrap())
+        .arg("--baseline")
+        .arg(&file)
+        .arg(&ready)
+        .spawn()
+        .unwrap();
     let bare = Process(child);
     let address = wait_for(&ready).await;
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-    load(&instance.address, paths, connections, Duration::from_millis(500)).await;
+    load(
+        &instance.address,
+        paths,
+        connections,
+        Duration::from_millis(500),
+    )
+    .await;
     for _ in 0..ROUNDS {
         theirs.push(load(&address, paths, connections, ROUND).await);
         ours.push(load(&instance.address, paths, connections, ROUND).await);
     }
     drop(bare);
-    let best = |loads: Vec<Load>| loads.into_iter().max_by(|a, b| a.rate.total_cmp(&b.rate)).unwrap();
+    let best = |loads: Vec<Load>| {
+        loads
+            .into_iter()
+            .max_by(|a, b| a.rate.total_cmp(&b.rate))
+            .unwrap()
+    };
     let (ours, theirs) = (best(ours), best(theirs));
     let ratio = ours.rate / theirs.rate;
     rows.push(Row {
         name: format!("{name}, {connections} connections"),
-        ours: format!("{:.0}/s, p50 {:.2} ms, p99 {:.2} ms", ours.rate, ours.p50, ours.p99),
-        baseline: format!("bare axum {:.0}/s, p50 {:.2} ms, p99 {:.2} ms", theirs.rate, theirs.p50, theirs.p99),
+        ours: format!(
+            "{:.0}/s, p50 {:.2} ms, p99 {:.2} ms",
+            ours.rate, ours.p50, ours.p99
+        ),
+        baseline: format!(
+            "bare axum {:.0}/s, p50 {:.2} ms, p99 {:.2} ms",
+            theirs.rate, theirs.p50, theirs.p99
+        ),
         result: format!("{ratio:.2}"),
         target: format!(">= {target}"),
         met: ratio >= target,
@@ -241,42 +304,96 @@ fn document(number: usize) -> (String, Vec<u8>, String, Vec<u8>) {
         "description": "One of many tables of a benchmark, with a line of text about itself",
         "species": (["Adelie", "Gentoo", "Chinstrap"][number % 3]), "island": "Dream", "columns": [{"name": "a", "type": "number"}],
     });
-    (name.clone(), content, format!("{name}.json"), metadata.to_string().into_bytes())
+    (
+        name.clone(),
+        content,
+        format!("{name}.json"),
+        metadata.to_string().into_bytes(),
+    )
 }
 
-async fn upload(instance: &Instance, project: &str, version: &str, numbers: std::ops::Range<usize>) -> Value {
+async fn upload(
+    instance: &Instance,
+    project: &str,
+    version: &str,
+    numbers: std::ops::Range<usize>,
+) -> Value {
     let mut files: HashMap<String, Vec<u8>> = HashMap::new();
     for number in numbers {
         let (name, content, metapath, metadata) = document(number);
         files.insert(name, content);
         files.insert(metapath, metadata);
     }
-    let begun = begin(instance, project, version, &json!({"filenames": files.keys().collect::<Vec<_>>()})).await;
-    let puts = begun["presigned_urls"].as_object().unwrap().iter().map(|(name, url)| {
-        let put = instance.http.put(url.as_str().unwrap()).body(files[name].clone());
-        async move { assert_eq!(put.send().await.unwrap().status(), 200) }
-    });
-    futures::stream::iter(puts).buffer_unordered(64).for_each(|()| async {}).await;
+    let begun = begin(
+        instance,
+        project,
+        version,
+        &json!({"filenames": files.keys().collect::<Vec<_>>()}),
+    )
+    .await;
+    let puts = begun["presigned_urls"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .map(|(name, url)| {
+            let put = instance
+                .http
+                .put(url.as_str().unwrap())
+                .body(files[name].clone());
+            async move { assert_eq!(put.send().await.unwrap().status(), 200) }
+        });
+    futures::stream::iter(puts)
+        .buffer_unordered(64)
+        .for_each(|()| async {})
+        .await;
     begun
 }
 
 async fn begin(instance: &Instance, project: &str, version: &str, body: &Value) -> Value {
-    let url = format!("{}/projects/{project}/version/{version}/upload", instance.url);
-    let answer = instance.http.post(url).bearer_auth(&instance.token).json(body).send().await.unwrap();
+    let url = format!(
+        "{}/projects/{project}/version/{version}/upload",
+        instance.url
+    );
+    let answer = instance
+        .http
+        .post(url)
+        .bearer_auth(&instance.token)
+        .json(body)
+        .send()
+        .await
+        .unwrap();
     assert_eq!(answer.status(), 200);
     answer.json().await.unwrap()
 }
 
 /// Seconds from the request that completes to the answer that everything is searchable.
 async fn complete(instance: &Instance, begun: &Value) -> f64 {
-    let url = format!("{}{}", instance.url, begun["completion_url"].as_str().unwrap());
+    let url = format!(
+        "{}{}",
+        instance.url,
+        begun["completion_url"].as_str().unwrap()
+    );
     let started = Instant::now();
-    let accepted = instance.http.put(url).json(&json!({"read_access": "public"})).send().await.unwrap();
+    let accepted = instance
+        .http
+        .put(url)
+        .json(&json!({"read_access": "public"}))
+        .send()
+        .await
+        .unwrap();
     assert_eq!(accepted.status(), 202);
     let accepted: Value = accepted.json().await.unwrap();
     let job = format!("{}{}", instance.url, accepted["path"].as_str().unwrap());
     loop {
-        let answer: Value = instance.http.get(&job).send().await.unwrap().json().await.unwrap();
+        let answer: Value = instance
+            .http
+            .get(&job)
+            .send()
+            .await
+            .unwrap()
+            .json()
+            .await
+            .unwrap();
         match answer["status"].as_str() {
             Some("SUCCESS") => return started.elapsed().as_secs_f64(),
             Some("FAILURE") => panic!("{answer}"),
@@ -306,7 +423,11 @@ async fn upload_request(instance: &Instance, dedup: usize) -> f64 {
     for round in 0..21 {
         let version = format!("try{dedup}-{round}");
         let url = format!("{}/projects/bench/version/{version}/upload", instance.url);
-        let request = instance.http.post(url).bearer_auth(&instance.token).json(&body);
+        let request = instance
+            .http
+            .post(url)
+            .bearer_auth(&instance.token)
+            .json(&body);
         let begun = Instant::now();
         let answer = request.send().await.unwrap();
         let status = answer.status();
@@ -345,8 +466,14 @@ async fn presign() -> (f64, f64) {
     let ours = begun.elapsed().as_nanos() as f64 / 2000.0;
     let begun = Instant::now();
     for number in 0..500 {
-        let config = aws_sdk_s3::presigning::PresigningConfig::expires_in(Duration::from_secs(3600)).unwrap();
-        let put = store.client().put_object().bucket("bucket").key(format!("P/1/file{number}"));
+        let config =
+            aws_sdk_s3::presigning::PresigningConfig::expires_in(Duration::from_secs(3600))
+                .unwrap();
+        let put = store
+            .client()
+            .put_object()
+            .bucket("bucket")
+            .key(format!("P/1/file{number}"));
         std::hint::black_box(put.presigned(config).await.unwrap());
     }
     (ours, begun.elapsed().as_nanos() as f64 / 500.0)
@@ -354,7 +481,7 @@ async fn presign() -> (f64, f64) {
 
 async fn bench() {
     let mut rows = Vec::new();
-    let mut below = |name: &str, value: f64, unit: &str, limit: f64, python: &str| Row {
+    let below = |name: &str, value: f64, unit: &str, limit: f64, python: &str| Row {
         name: name.to_owned(),
         ours: format!("{value:.3} {unit}"),
         baseline: python.to_owned(),
@@ -370,34 +497,90 @@ async fn bench() {
         starts.push(serve(&own).await.started.as_secs_f64());
     }
     starts.sort_by(f64::total_cmp);
-    rows.push(below("start to ready, empty folder", starts[2], "s", 0.3, ""));
+    rows.push(below(
+        "start to ready, empty folder",
+        starts[2],
+        "s",
+        0.3,
+        "",
+    ));
     let instance = serve(folder.path()).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
-    rows.push(below("idle memory of the instance", resident(&instance.process), "MB", 50.0, "Python: API and worker 332 MB"));
+    rows.push(below(
+        "idle memory of the instance",
+        resident(&instance.process),
+        "MB",
+        50.0,
+        "Python: API and worker 332 MB",
+    ));
 
     let begun = upload(&instance, "small", "1", 0..200).await;
     let seconds = complete(&instance, &begun).await;
-    rows.push(below("complete to searchable, 200 documents", seconds, "s", 0.3, "Python: 6.3 s"));
+    rows.push(below(
+        "complete to searchable, 200 documents",
+        seconds,
+        "s",
+        0.3,
+        "Python: 6.3 s",
+    ));
     let begun = upload(&instance, "bench", "1", 0..DOCUMENTS).await;
     let seconds = complete(&instance, &begun).await;
-    rows.push(below("complete to searchable, 10,000 documents", seconds, "s", 10.0, ""));
+    rows.push(below(
+        "complete to searchable, 10,000 documents",
+        seconds,
+        "s",
+        10.0,
+        "",
+    ));
     let plain = upload_request(&instance, 0).await;
-    rows.push(below("upload request, 400 files", plain, "ms", 10.0, "Python: 246 ms"));
+    rows.push(below(
+        "upload request, 400 files",
+        plain,
+        "ms",
+        10.0,
+        "Python: 246 ms",
+    ));
     let checked = upload_request(&instance, 200).await;
-    rows.push(below("upload request, 400 files, 200 MD5 checks", checked, "ms", 20.0, "Python: 841 ms"));
+    rows.push(below(
+        "upload request, 400 files, 200 MD5 checks",
+        checked,
+        "ms",
+        20.0,
+        "Python: 841 ms",
+    ));
 
     let metadata: Vec<String> = (0..1000)
         .map(|number| format!("/files/bench%3Apart%2F{:05}.csv%401/metadata", number * 7))
         .collect();
     // Ten hits each, and no two of the thousand queries alike.
     let search: Vec<String> = (0..1000)
-        .map(|group| format!("/search?q=title%3A%22group%20{group}%22%20AND%20_extra.project_id%3Abench"))
+        .map(|group| {
+            format!("/search?q=title%3A%22group%20{group}%22%20AND%20_extra.project_id%3Abench")
+        })
         .collect();
     for connections in [8, 64] {
-        compare("file metadata", 0.5, &instance, &metadata, connections, folder.path(), &mut rows).await;
+        compare(
+            "file metadata",
+            0.5,
+            &instance,
+            &metadata,
+            connections,
+            folder.path(),
+            &mut rows,
+        )
+        .await;
     }
     for connections in [8, 64] {
-        compare("search of 10 hits among 10,000", 0.15, &instance, &search, connections, folder.path(), &mut rows).await;
+        compare(
+            "search of 10 hits among 10,000",
+            0.15,
+            &instance,
+            &search,
+            connections,
+            folder.path(),
+            &mut rows,
+        )
+        .await;
     }
     let (ours, sdk) = presign().await;
     rows.push(Row {
@@ -408,7 +591,13 @@ async fn bench() {
         target: "< 1".to_owned(),
         met: ours < sdk,
     });
-    rows.push(below("memory after all this", resident(&instance.process), "MB", 1000.0, ""));
+    rows.push(below(
+        "memory after all this",
+        resident(&instance.process),
+        "MB",
+        1000.0,
+        "",
+    ));
     print(&rows);
     drop(instance.data);
 }
@@ -418,18 +607,43 @@ fn print(rows: &[Row]) {
         .iter()
         .map(|row| {
             let met = if row.met { "met" } else { "MISSED" };
-            [row.name.as_str(), &row.ours, &row.baseline, &row.result, &row.target, met]
+            [
+                row.name.as_str(),
+                &row.ours,
+                &row.baseline,
+                &row.result,
+                &row.target,
+                met,
+            ]
         })
         .collect();
     let head = ["what", "ours", "baseline", "result", "target", ""];
-    let width = |column: usize| cells.iter().map(|row| row[column].chars().count()).chain([head[column].len()]).max().unwrap_or(0);
+    let width = |column: usize| {
+        cells
+            .iter()
+            .map(|row| row[column].chars().count())
+            .chain([head[column].len()])
+            .max()
+            .unwrap_or(0)
+    };
     let widths: Vec<usize> = (0..6).map(width).collect();
     let line = |row: &[&str; 6]| {
-        let padded: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        let padded: Vec<String> = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:<width$}"))
+            .collect();
         println!("| {} |", padded.join(" | "));
     };
     println!();
     line(&head);
-    println!("|{}|", widths.iter().map(|width| "-".repeat(width + 2)).collect::<Vec<_>>().join("|"));
+    println!(
+        "|{}|",
+        widths
+            .iter()
+            .map(|width| "-".repeat(width + 2))
+            .collect::<Vec<_>>()
+            .join("|")
+    );
     cells.iter().for_each(line);
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use artifactdb_core::lease::{Holder, LeaseKey, LeaseRecord};
-use artifactdb_core::permissions::roles;
+use artifactdb_core::permissions::{Action, may, roles};
 use artifactdb_core::timestamp::rfc3339;
 use artifactdb_core::versions::WriteError;
 use axum::Json;
@@ -43,8 +43,13 @@ fn describe(record: &LeaseRecord) -> Value {
     ))]
 pub async fn get(
     State(app): State<Arc<App>>,
+    identity: Identity,
     ProjectPath(project): ProjectPath,
 ) -> ApiResult<Json<Value>> {
+    let resolved = app.versions.resolve_permissions(&project, None).await?;
+    let permissions = resolved.as_ref().map(|resolved| &resolved.permissions);
+    let trusted = identity.caller.has_role(&[roles::UPLOADER])
+        || may(&identity.caller, Action::Read, permissions);
     let records = app
         .versions
         .lease
@@ -54,6 +59,11 @@ pub async fn get(
     let Some(first) = records.first() else {
         return Err(ApiError::not_found("Project isn't locked"));
     };
+    if !trusted {
+        // That it is locked is public; who writes what is not (CONTRACT section 11, entry 3).
+        let lock = json!({"stage": first.holder.stage, "created": rfc3339(first.created)});
+        return Ok(Json(json!({"status": "locked", "lock": lock})));
+    }
     let locks: Vec<Value> = records.iter().map(describe).collect();
     Ok(Json(
         json!({"status": "locked", "lock": describe(first), "locks": locks}),

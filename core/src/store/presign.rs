@@ -1,7 +1,7 @@
 //! Presigned URLs by AWS Signature Version 4 (query parameters).
 //!
-//! The SDK signs one URL in about the time in which this signs fifty (`make bench`, row `presign`),
-//! and one upload request may ask for thousands. Source of the rules: the AWS documentation,
+//! The SDK signs one URL in the time in which this signs eight (`make bench`, row `presign`), and one
+//! upload request may ask for thousands. Source of the rules: the AWS documentation,
 //! "Authenticating requests: using query parameters". A test holds it to the SDK's own URLs.
 
 use hmac::{Hmac, Mac};

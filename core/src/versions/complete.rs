@@ -216,7 +216,7 @@ impl Versions {
                 "overwrite is True but no permissions passed".to_owned(),
             ));
         }
-        let existing = self.resolve_permissions(project, Some(version)).await?;
+        let existing = self.current_permissions(project, Some(version)).await?;
         if existing.is_some() && !overwrite {
             return Ok(None);
         }

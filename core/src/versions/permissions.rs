@@ -16,20 +16,35 @@ pub struct Resolved {
     pub level: Scope,
 }
 
+/// Where permissions may stand, nearest first.
+fn levels(project: &Project, version: Option<&Version>) -> Vec<(Scope, String)> {
+    let mut levels = Vec::with_capacity(3);
+    if let Some(version) = version {
+        levels.push((Scope::Version, keys::version_permissions(project, version)));
+    }
+    levels.push((Scope::Project, keys::project_permissions(project)));
+    levels.push((Scope::Global, keys::GLOBAL_PERMISSIONS.to_owned()));
+    levels
+}
+
 impl Versions {
-    /// The nearest existing file wins entirely: version, project, global.
+    /// The permissions that apply, at most a second old: for readers. The nearest existing file
+    /// wins entirely: version, project, global.
     pub async fn resolve_permissions(
         &self,
         project: &Project,
         version: Option<&Version>,
     ) -> Result<Option<Resolved>, StoreError> {
-        let levels = [
-            version.map(|version| (Scope::Version, keys::version_permissions(project, version))),
-            Some((Scope::Project, keys::project_permissions(project))),
-            Some((Scope::Global, keys::GLOBAL_PERMISSIONS.to_owned())),
-        ];
-        for (level, key) in levels.into_iter().flatten() {
-            if let Some(permissions) = self.permissions_file(&key).await? {
+        for (level, key) in levels(project, version) {
+            let known = match self.permission_files.get(&key) {
+                Some(known) => known,
+                None => {
+                    let read = self.read_permissions(&key).await?.map(Arc::new);
+                    self.permission_files.insert(key, read.clone());
+                    read
+                }
+            };
+            if let Some(permissions) = known {
                 return Ok(Some(Resolved {
                     permissions: (*permissions).clone(),
                     level,
@@ -39,19 +54,28 @@ impl Versions {
         Ok(None)
     }
 
-    async fn permissions_file(&self, key: &str) -> Result<Option<Arc<Permissions>>, StoreError> {
-        if let Some(known) = self.permission_files.get(key) {
-            return Ok(known);
+    /// The permissions that apply as the store has them now: for whatever is written by them. What
+    /// readers remember may be a moment old, and a document written from that would stay so.
+    pub async fn current_permissions(
+        &self,
+        project: &Project,
+        version: Option<&Version>,
+    ) -> Result<Option<Resolved>, StoreError> {
+        for (level, key) in levels(project, version) {
+            if let Some(permissions) = self.read_permissions(&key).await? {
+                return Ok(Some(Resolved { permissions, level }));
+            }
         }
+        Ok(None)
+    }
+
+    async fn read_permissions(&self, key: &str) -> Result<Option<Permissions>, StoreError> {
         let read = store::get_json::<Permissions>(&*self.store, key).await?;
-        let permissions = read.map(|(permissions, _)| Arc::new(permissions));
-        self.permission_files
-            .insert(key.to_owned(), permissions.clone());
-        Ok(permissions)
+        Ok(read.map(|(permissions, _)| permissions))
     }
 
     /// Forgets what readers may have seen of the permissions of `project` up to now.
-    pub fn forget_permissions(&self, project: &Project, version: Option<&Version>) {
+    fn forget_permissions(&self, project: &Project, version: Option<&Version>) {
         self.permission_files
             .invalidate(&keys::project_permissions(project));
         self.permission_files.invalidate(keys::GLOBAL_PERMISSIONS);
@@ -95,8 +119,7 @@ impl Versions {
             Some(version) => keys::version_permissions(project, version),
             None => keys::project_permissions(project),
         };
-        self.forget_permissions(project, version);
-        let inherited = self.resolve_permissions(project, version).await?;
+        let inherited = self.current_permissions(project, version).await?;
         let base = match inherited {
             Some(resolved) => resolved.permissions,
             None => self.with_defaults(patch, scope, owner),

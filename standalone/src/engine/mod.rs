@@ -10,6 +10,7 @@ mod fields;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use artifactdb_core::document::without_nulls;
@@ -50,6 +51,8 @@ const CACHE_BYTES: u64 = 16 * 1024 * 1024;
 /// How long a cursor's snapshot lives after its last use.
 const SNAPSHOT_LIFE: Duration = Duration::from_secs(120);
 const SNAPSHOTS_MAX: usize = 256;
+/// Documents up to which a plain search is done where it is asked for.
+const QUICK_DOCUMENTS: u64 = 20_000;
 
 #[derive(Debug, thiserror::Error)]
 #[error("cannot open the search index in '{path}': {problem}")]
@@ -76,6 +79,9 @@ pub struct Engine {
     writer: Mutex<Writer>,
     documents: Cache<(SegmentId, DocId), Arc<Document>>,
     snapshots: Mutex<HashMap<String, (Searcher, Instant)>>,
+    /// Set by the first write that fails: tantivy's writer is of no use from then on, and what it
+    /// held is not in the index. Only a restart helps, which finds in the store what is missing.
+    broken: AtomicBool,
 }
 
 struct Writer {
@@ -153,6 +159,7 @@ impl Engine {
                 })
                 .build(),
             snapshots: Mutex::new(HashMap::new()),
+            broken: AtomicBool::new(false),
         })
     }
 
@@ -224,6 +231,26 @@ impl Engine {
         let document = Arc::new(parse_document(id, Bytes::copy_from_slice(body)));
         self.documents.insert(key, document.clone());
         Ok(document)
+    }
+
+    fn check_writer(&self) -> Result<(), SearchError> {
+        match self.broken.load(Ordering::Relaxed) {
+            true => Err(SearchError::Unavailable(
+                "the index could not be written; is the disk full? restart the process to mend it"
+                    .to_owned(),
+            )),
+            false => Ok(()),
+        }
+    }
+
+    /// Runs a change of the index; its failure is the last thing that the writer did.
+    fn changing<R>(&self, change: impl FnOnce() -> tantivy::Result<R>) -> Result<R, SearchError> {
+        self.check_writer()?;
+        change().map_err(|error| {
+            tracing::error!(%error, "the search index cannot be written");
+            self.broken.store(true, Ordering::Relaxed);
+            failure(error)
+        })
     }
 
     fn write_now(&self, writes: Vec<Write>) -> tantivy::Result<Vec<WriteFailure>> {
@@ -432,6 +459,12 @@ impl Engine {
         })
     }
 
+    /// Whether a search takes less time than the way to another thread and back: the index is small,
+    /// and nothing in the query runs over the dictionaries.
+    fn is_quick(&self, query: &Query) -> bool {
+        self.reader.searcher().num_docs() <= QUICK_DOCUMENTS && !expands(query)
+    }
+
     fn aggregate_now(
         &self,
         query: &Query,
@@ -482,6 +515,20 @@ impl Engine {
                 })
             }
         })
+    }
+}
+
+/// Whether a part of the query is a pattern over terms.
+fn expands(query: &Query) -> bool {
+    match query {
+        Query::Wildcard { .. } | Query::Regex { .. } | Query::Fuzzy { .. } => true,
+        Query::Bool {
+            must,
+            should,
+            must_not,
+        } => [must, should, must_not].into_iter().flatten().any(expands),
+        Query::Boost(inner, _) => expands(inner),
+        _ => false,
     }
 }
 
@@ -573,7 +620,7 @@ pub struct EmbeddedSearch(pub Arc<Engine>);
 impl Search for EmbeddedSearch {
     async fn write(&self, writes: Vec<Write>) -> Result<Vec<WriteFailure>, SearchError> {
         let engine = self.0.clone();
-        blocking(move || engine.write_now(writes).map_err(failure)).await
+        blocking(move || engine.changing(|| engine.write_now(writes))).await
     }
 
     async fn remove(
@@ -583,12 +630,12 @@ impl Search for EmbeddedSearch {
         below: Epoch,
     ) -> Result<u64, SearchError> {
         let (engine, project, name) = (self.0.clone(), project.clone(), name.clone());
-        blocking(move || engine.remove_now(&project, &name, below).map_err(failure)).await
+        blocking(move || engine.changing(|| engine.remove_now(&project, &name, below))).await
     }
 
     async fn refresh(&self) -> Result<(), SearchError> {
         let engine = self.0.clone();
-        blocking(move || engine.refresh_now().map_err(failure)).await
+        blocking(move || engine.changing(|| engine.refresh_now())).await
     }
 
     async fn get(&self, id: &str) -> Result<Option<Arc<Document>>, SearchError> {
@@ -601,6 +648,9 @@ impl Search for EmbeddedSearch {
     }
 
     async fn search(&self, request: SearchRequest) -> Result<Page, SearchError> {
+        if self.0.is_quick(&request.query) {
+            return self.0.search_now(&request);
+        }
         let engine = self.0.clone();
         blocking(move || engine.search_now(&request)).await
     }
@@ -657,6 +707,7 @@ impl Search for EmbeddedSearch {
     }
 
     async fn count(&self) -> Result<u64, SearchError> {
+        self.0.check_writer()?;
         Ok(self.0.reader.searcher().num_docs())
     }
 

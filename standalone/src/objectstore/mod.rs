@@ -1,11 +1,14 @@
 //! The embedded object store: an S3 server in this process.
 //!
 //! `catalog` keeps keys and metadata in a database and decides every conditional write; `content`
-//! keeps the bytes; `service` speaks S3 through the s3s crate; `listing` pages through keys. The
+//! keeps the bytes, `digests` checks them, `conditions` are those of requests, `listing` pages through
+//! keys; `service` speaks S3 through the s3s crate. The
 //! rest of the product reaches it through aws-sdk-s3 over the loopback, like any other S3.
 
 mod catalog;
+mod conditions;
 mod content;
+mod digests;
 mod listing;
 mod service;
 

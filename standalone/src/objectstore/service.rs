@@ -5,15 +5,15 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use s3s::checksum::ChecksumHasher;
-use s3s::crypto::Checksum as _;
 use s3s::dto::*;
-use s3s::{S3, S3Error, S3ErrorCode, S3Request, S3Response, S3Result, TrailingHeaders, s3_error};
+use s3s::{S3, S3Error, S3ErrorCode, S3Request, S3Response, S3Result, s3_error};
 
 use super::catalog::{
     Catalog, CatalogError, Conditions, Entry, Headers, NewContent, NewObject, Upload, now,
 };
+use super::conditions;
 use super::content::{Content, INLINE, OpenFiles, Staged};
+use super::digests::Digests;
 use super::listing::{Listing, Range as KeyRange, Row};
 
 const PAGE: usize = 1000;
@@ -56,7 +56,7 @@ fn io_error(error: std::io::Error) -> S3Error {
     }
 }
 
-fn timestamp(millis: i64) -> Timestamp {
+pub fn timestamp(millis: i64) -> Timestamp {
     let since = std::time::Duration::from_millis(u64::try_from(millis).unwrap_or_default());
     Timestamp::from(std::time::SystemTime::UNIX_EPOCH + since)
 }
@@ -83,99 +83,6 @@ fn check_key(key: &str) -> S3Result<()> {
         ));
     }
     Ok(())
-}
-
-/// Digests that a request gives for its body: `Content-MD5` and one of the `x-amz-checksum` family.
-#[derive(Default)]
-struct Digests {
-    content_md5: Option<String>,
-    expected: Checksum,
-    trailers: Option<TrailingHeaders>,
-    trailing: Option<String>,
-}
-
-impl Digests {
-    /// Computes only what was asked for.
-    fn hasher(&self) -> ChecksumHasher {
-        let named = |name: &str| {
-            self.trailing
-                .as_deref()
-                .is_some_and(|trailing| trailing.eq_ignore_ascii_case(name))
-        };
-        let expected = &self.expected;
-        let mut hasher = ChecksumHasher::default();
-        if expected.checksum_crc32.is_some() || named("x-amz-checksum-crc32") {
-            hasher.crc32 = Some(s3s::crypto::Crc32::new());
-        }
-        if expected.checksum_crc32c.is_some() || named("x-amz-checksum-crc32c") {
-            hasher.crc32c = Some(s3s::crypto::Crc32c::new());
-        }
-        if expected.checksum_crc64nvme.is_some() || named("x-amz-checksum-crc64nvme") {
-            hasher.crc64nvme = Some(s3s::crypto::Crc64Nvme::new());
-        }
-        if expected.checksum_sha1.is_some() || named("x-amz-checksum-sha1") {
-            hasher.sha1 = Some(s3s::crypto::Sha1::new());
-        }
-        if expected.checksum_sha256.is_some() || named("x-amz-checksum-sha256") {
-            hasher.sha256 = Some(s3s::crypto::Sha256::new());
-        }
-        hasher
-    }
-
-    /// Refuses a body whose digests are not the ones given: nothing of it becomes visible.
-    fn check(&mut self, md5: [u8; 16], computed: &Checksum) -> S3Result<()> {
-        if let Some(given) = &self.content_md5 {
-            let Ok(given) = STANDARD.decode(given) else {
-                return Err(s3_error!(InvalidDigest, "the Content-MD5 is not base64"));
-            };
-            if given != md5 {
-                return Err(s3_error!(
-                    BadDigest,
-                    "the Content-MD5 that was given is not that of the body"
-                ));
-            }
-        }
-        if let Some(trailers) = self.trailers.take()
-            && let Some(headers) = trailers.take()
-        {
-            let read = |name: &str| {
-                let value = headers.get(name)?.to_str().ok()?;
-                Some(value.trim().to_owned())
-            };
-            let expected = &mut self.expected;
-            let own = &mut [
-                (&mut expected.checksum_crc32, "x-amz-checksum-crc32"),
-                (&mut expected.checksum_crc32c, "x-amz-checksum-crc32c"),
-                (&mut expected.checksum_crc64nvme, "x-amz-checksum-crc64nvme"),
-                (&mut expected.checksum_sha1, "x-amz-checksum-sha1"),
-                (&mut expected.checksum_sha256, "x-amz-checksum-sha256"),
-            ];
-            for (slot, name) in own {
-                if let Some(value) = read(name) {
-                    **slot = Some(value);
-                }
-            }
-        }
-        let pairs = [
-            (&self.expected.checksum_crc32, &computed.checksum_crc32),
-            (&self.expected.checksum_crc32c, &computed.checksum_crc32c),
-            (
-                &self.expected.checksum_crc64nvme,
-                &computed.checksum_crc64nvme,
-            ),
-            (&self.expected.checksum_sha1, &computed.checksum_sha1),
-            (&self.expected.checksum_sha256, &computed.checksum_sha256),
-        ];
-        for (given, own) in pairs {
-            if given.is_some() && given != own {
-                return Err(s3_error!(
-                    BadDigest,
-                    "the checksum that was given is not that of the body"
-                ));
-            }
-        }
-        Ok(())
-    }
 }
 
 /// A body taken in and verified.
@@ -318,58 +225,6 @@ fn cut(number: u64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
 
-fn conditions(
-    if_match: Option<ETagCondition>,
-    if_none_match: Option<ETagCondition>,
-) -> S3Result<Conditions> {
-    let absent = match if_none_match {
-        None => false,
-        Some(condition) if condition.is_any() => true,
-        Some(_) => {
-            return Err(s3_error!(
-                NotImplemented,
-                "If-None-Match on a write takes only *"
-            ));
-        }
-    };
-    let etag = if_match.map(|condition| match condition {
-        ETagCondition::Any => "*".to_owned(),
-        ETagCondition::ETag(etag) => etag.into_value(),
-    });
-    Ok(Conditions { absent, etag })
-}
-
-/// The conditions of a read (RFC 9110 section 13): 412, or 304 as an error that s3s answers.
-fn check_read(
-    entry: &Entry,
-    if_match: Option<&ETagCondition>,
-    if_none_match: Option<&ETagCondition>,
-    modified_since: Option<&Timestamp>,
-    unmodified_since: Option<&Timestamp>,
-) -> S3Result<()> {
-    let is = |condition: &ETagCondition| match condition {
-        ETagCondition::Any => true,
-        ETagCondition::ETag(own) => own.value() == entry.etag,
-    };
-    // HTTP dates have seconds.
-    let modified = timestamp(entry.modified / 1000 * 1000);
-    match if_match {
-        Some(condition) if !is(condition) => return Err(s3_error!(PreconditionFailed)),
-        None if unmodified_since.is_some_and(|since| modified > *since) => {
-            return Err(s3_error!(PreconditionFailed));
-        }
-        _ => {}
-    }
-    let fresh = match if_none_match {
-        Some(condition) => is(condition),
-        None => modified_since.is_some_and(|since| modified <= *since),
-    };
-    if fresh {
-        return Err(s3_error!(NotModified));
-    }
-    Ok(())
-}
-
 struct HeaderSource {
     content_type: Option<String>,
     content_encoding: Option<String>,
@@ -474,7 +329,6 @@ impl S3 for Service {
         self.catalog.put_bucket(&name, false).await?;
         Ok(S3Response::new(CreateBucketOutput {
             location: Some(format!("/{name}")),
-            ..CreateBucketOutput::default()
         }))
     }
 
@@ -562,7 +416,7 @@ impl S3 for Service {
         self.catalog.bucket(&request.input.bucket)?;
         let digests = digests_of!(request);
         let input = request.input;
-        let conditions = conditions(input.if_match.clone(), input.if_none_match.clone())?;
+        let conditions = conditions::on_write(input.if_match.clone(), input.if_none_match.clone())?;
         let headers = headers_of!(input);
         let stored = self
             .receive(input.body, input.content_length, digests, INLINE)
@@ -605,7 +459,7 @@ impl S3 for Service {
         let (entry, content) = self
             .open(&input.bucket, &input.key, input.version_id.as_deref())
             .await?;
-        check_read(
+        conditions::on_read(
             &entry,
             input.if_match.as_ref(),
             input.if_none_match.as_ref(),
@@ -648,7 +502,7 @@ impl S3 for Service {
     ) -> S3Result<S3Response<HeadObjectOutput>> {
         let input = request.input;
         let entry = self.find(&input.bucket, &input.key, input.version_id.as_deref())?;
-        check_read(
+        conditions::on_read(
             &entry,
             input.if_match.as_ref(),
             input.if_none_match.as_ref(),
@@ -678,7 +532,7 @@ impl S3 for Service {
     ) -> S3Result<S3Response<DeleteObjectOutput>> {
         let input = request.input;
         check_key(&input.key)?;
-        let condition = conditions(input.if_match, None)?.etag;
+        let condition = conditions::on_write(input.if_match, None)?.etag;
         let deleted = self
             .catalog
             .delete(
@@ -747,7 +601,7 @@ impl S3 for Service {
         let input = request.input;
         check_key(&input.key)?;
         let (source, content) = self.source(&input.copy_source).await?;
-        check_read(
+        conditions::on_read(
             &source,
             input.copy_source_if_match.as_ref(),
             input.copy_source_if_none_match.as_ref(),
@@ -1047,7 +901,7 @@ impl S3 for Service {
         request: S3Request<CompleteMultipartUploadInput>,
     ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
         let input = request.input;
-        let conditions = conditions(input.if_match, input.if_none_match)?;
+        let conditions = conditions::on_write(input.if_match, input.if_none_match)?;
         let parts = input
             .multipart_upload
             .and_then(|upload| upload.parts)

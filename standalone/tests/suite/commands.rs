@@ -251,9 +251,14 @@ fn the_readme_tour() {
     assert!(blocks.len() >= 6);
     let folder = tempfile::tempdir().unwrap();
     std::os::unix::fs::symlink(format!("{root}/config"), folder.path().join("config")).unwrap();
-    let binary = Path::new(env!("CARGO_BIN_EXE_artifactdb")).parent().unwrap();
+    let binary = Path::new(env!("CARGO_BIN_EXE_artifactdb"))
+        .parent()
+        .unwrap();
     let path = format!("{}:{}", binary.display(), std::env::var("PATH").unwrap());
-    let script = format!("set -euo pipefail\ntrap 'kill %1 2>/dev/null || true' EXIT\n{}", blocks.join("\n"));
+    let script = format!(
+        "set -euo pipefail\ntrap 'kill %1 2>/dev/null || true' EXIT\n{}",
+        blocks.join("\n")
+    );
     let output = Command::new("timeout")
         .args(["60", "bash", "-c", &script])
         .current_dir(folder.path())
@@ -263,7 +268,11 @@ fn the_readme_tour() {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let errors = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{text}\n{errors}");
-    assert_eq!(text.matches("x,y\n1,2\n").count(), 2, "both downloads: {text}");
+    assert_eq!(
+        text.matches("x,y\n1,2\n").count(),
+        2,
+        "both downloads: {text}"
+    );
     assert!(text.contains(r#""_extra":{"id":"tour:a.csv@1"}"#), "{text}");
 }
 

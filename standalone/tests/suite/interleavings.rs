@@ -40,9 +40,12 @@ impl Clock for FakeClock {
     }
 }
 
+/// One version of an object: its number, bytes and date.
+type Stored = (u64, Bytes, Timestamp);
+
 /// Objects with versions and conditional writes; every call may be held up or die with its writer.
 struct MemoryStore {
-    objects: Mutex<BTreeMap<String, Vec<(u64, Bytes, Timestamp)>>>,
+    objects: Mutex<BTreeMap<String, Vec<Stored>>>,
     sequence: AtomicU64,
     clock: Arc<FakeClock>,
     random: Mutex<StdRng>,
@@ -464,7 +467,7 @@ async fn check(world: &World, names: &[Version]) -> usize {
         "unfinished work stays: {:?}",
         head.pending
     );
-    let history = world.history.lock();
+    let history = std::mem::take(&mut *world.history.lock());
     for (version, (writer, revision)) in &history.acknowledged {
         let state = calm(async || world.versions.state(&world.project, version).await).await;
         let state = state.unwrap_or_else(|| panic!("I1: '{version}' is lost")).0;

@@ -107,6 +107,12 @@ async fn a_running_upload_locks_its_version_and_no_other() {
     let (_, lock) = server.get("/projects/P/lock").await;
     assert_eq!(lock["lock"]["stage"], "uploading");
     assert_eq!(lock["lock"]["owner"], "admin");
+    let (_, lock) = server.anonymous("/projects/P/lock").await;
+    assert_eq!(
+        (lock["lock"]["stage"].as_str(), &lock["lock"]["owner"]),
+        (Some("uploading"), &serde_json::Value::Null),
+        "who writes is not public"
+    );
 
     // Forced off, the first upload is fenced by the next one: whatever it does changes nothing.
     let (status, _) = server

@@ -443,7 +443,7 @@ async fn copy_replaces_metadata(ctx: &Ctx) -> Check {
         .map_err(|e| code(&e))?;
     let metadata = head.metadata().cloned().unwrap_or_default();
     ensure!(
-        metadata.len() == 1 && metadata.get("b").is_some(),
+        metadata.len() == 1 && metadata.contains_key("b"),
         "{metadata:?}"
     );
     Ok(())
