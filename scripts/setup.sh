@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what a build needs and is missing: a C compiler, and the toolchain of rust-toolchain.toml.
+# Installs what is needed and missing: a C compiler, curl, and the toolchain of rust-toolchain.toml.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -9,6 +9,16 @@ if ! command -v cc >/dev/null; then
         apt-get update -qq && apt-get install -y -qq build-essential >/dev/null
     else
         echo "error: no C compiler ('cc') is here; install one, such as the package build-essential" >&2
+        exit 1
+    fi
+fi
+
+# The README's tour, which is a test, is told with curl.
+if ! command -v curl >/dev/null; then
+    if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
+        apt-get update -qq && apt-get install -y -qq curl >/dev/null
+    else
+        echo "error: curl is missing; the tests need it" >&2
         exit 1
     fi
 fi

@@ -5,21 +5,29 @@ use std::time::Duration;
 
 use artifactdb_core::id::Project;
 use artifactdb_core::versions::{Versions, WriteError};
+use futures::StreamExt;
 use tokio::sync::watch;
+
+/// Heads that are looked at together.
+const LOOKS: usize = 16;
 
 /// Looks at every project's head once. Returns how much there was to do.
 pub async fn sweep(versions: &Versions) -> Result<usize, WriteError> {
-    let mut acted = 0;
-    for name in versions.store.folders("").await? {
-        let Ok(project) = Project::new(name) else {
-            continue;
-        };
+    let folders = versions.store.folders("").await?;
+    let projects = folders
+        .into_iter()
+        .filter_map(|name| Project::new(name).ok());
+    let looks = futures::stream::iter(projects).map(|project| async move {
         match versions.recover(&project).await {
-            Ok(count) => acted += count,
-            Err(error) => tracing::warn!(%project, %error, "cannot sweep a project"),
+            Ok(count) => count,
+            Err(error) => {
+                tracing::warn!(%project, %error, "cannot sweep a project");
+                0
+            }
         }
-    }
-    Ok(acted)
+    });
+    let acted = looks.buffer_unordered(LOOKS).collect::<Vec<usize>>().await;
+    Ok(acted.into_iter().sum())
 }
 
 /// Sweeps each `interval` until `stop` changes.

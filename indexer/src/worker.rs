@@ -7,12 +7,12 @@ use std::time::Duration;
 use artifactdb_core::id::{Project, Version};
 use artifactdb_core::permissions::Permissions;
 use artifactdb_core::query::Query;
-use artifactdb_core::queue::{Delivery, Task};
-use artifactdb_core::search::{SearchError, SearchRequest, Write};
-use artifactdb_core::state::{Epoch, Stage};
+use artifactdb_core::queue::{Delivery, Priority, Task};
+use artifactdb_core::search::{Document, SearchError, SearchRequest, Write};
+use artifactdb_core::state::{Epoch, Stage, VersionState};
 use artifactdb_core::store::StoreError;
 use artifactdb_core::versions::WriteError;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use thiserror::Error;
 use tokio::sync::watch;
 
@@ -109,6 +109,37 @@ pub async fn run(indexer: Arc<Indexer>, mut stop: watch::Receiver<bool>) {
     }
 }
 
+/// A version whose documents follow a change of permissions.
+struct Followed {
+    epoch: Epoch,
+    permissions: Option<Permissions>,
+}
+
+fn published_epoch(state: &VersionState) -> Option<Epoch> {
+    state.published().map(|published| published.epoch)
+}
+
+/// The version that a document belongs to, and the document as it is stored.
+fn versioned(hit: &Document) -> Option<(Version, Map<String, Value>)> {
+    let Value::Object(document) = hit.value() else {
+        return None;
+    };
+    let name = document.get("_extra")?.get("version")?.as_str()?;
+    let name = Version::new(name).ok()?;
+    Some((name, document))
+}
+
+fn replace_permissions(document: &mut Map<String, Value>, permissions: Option<&Permissions>) {
+    let Some(extra) = document.get_mut("_extra").and_then(Value::as_object_mut) else {
+        return;
+    };
+    extra.shift_remove("index_name");
+    match permissions {
+        Some(permissions) => extra.insert("permissions".to_owned(), json!(permissions)),
+        None => extra.shift_remove("permissions"),
+    };
+}
+
 fn backoff(delivery: &Delivery) -> Duration {
     let doubled = RETRY_FIRST.saturating_mul(1 << delivery.attempt.min(10).saturating_sub(1));
     doubled.min(RETRY_MAX)
@@ -147,26 +178,37 @@ impl Indexer {
             _ => return Err(superseded()),
         };
         let revision = self.versions.settle(project, name, &state).await?;
-        let version = self.versions.document_version(project, epoch).await?;
-        let written = self
-            .write_version(project, name, &state, Some(revision), version)
-            .await;
-        let documents = match written {
-            Ok(documents) => documents,
-            Err(TaskError::Permanent(reason)) => {
-                // Of a version that cannot be indexed whole, nothing is shown.
-                self.search.remove(project, name, version + 1).await?;
-                self.search.refresh().await?;
-                self.versions
-                    .unpublishable(project, name, epoch, &reason)
-                    .await?;
-                return Err(TaskError::Permanent(reason));
+        let mut version = self.versions.document_version(project, epoch).await?;
+        let documents = loop {
+            let written = self
+                .write_version(project, name, &state, Some(revision), version)
+                .await;
+            let documents = match written {
+                Ok(documents) => documents,
+                Err(TaskError::Permanent(reason)) => {
+                    // Of a version that cannot be indexed whole, nothing is shown.
+                    self.search.remove(project, name, version + 1).await?;
+                    self.search.refresh().await?;
+                    self.versions
+                        .unpublishable(project, name, epoch, &reason)
+                        .await?;
+                    return Err(TaskError::Permanent(reason));
+                }
+                Err(transient) => return Err(transient),
+            };
+            self.search.refresh().await?;
+            // Permissions that changed meanwhile: whoever followed the change did not see these
+            // documents, and they do not know of it.
+            let now = self.versions.document_version(project, epoch).await?;
+            if now == version {
+                break documents;
             }
-            Err(transient) => return Err(transient),
+            version = now;
         };
         // What an earlier epoch had and this one has not.
-        self.search.remove(project, name, epoch).await?;
-        self.search.refresh().await?;
+        if self.search.remove(project, name, epoch).await? > 0 {
+            self.search.refresh().await?;
+        }
         self.versions
             .write_layout(project, name, &state, Some(revision))
             .await?;
@@ -196,7 +238,7 @@ impl Indexer {
         &self,
         project: &Project,
         name: &Version,
-        state: &artifactdb_core::state::VersionState,
+        state: &VersionState,
         revision: Option<u64>,
         version: Epoch,
     ) -> Result<u64, TaskError> {
@@ -220,8 +262,8 @@ impl Indexer {
         let Some(tick) = self.versions.permission_tick(project).await? else {
             return Ok(result(0));
         };
-        // Read after the tick was taken, once for each version.
-        let mut known = HashMap::new();
+        // Read after the tick was taken, once for each version; `None` where it is not published.
+        let mut known: HashMap<Version, Option<Followed>> = HashMap::new();
         let mut cursor = None;
         let mut documents = 0;
         loop {
@@ -237,11 +279,20 @@ impl Indexer {
                 .await?;
             let mut writes = Vec::with_capacity(page.hits.len());
             for hit in &page.hits {
-                if let Some(write) = self
-                    .with_permissions(project, hit, tick, &mut known)
-                    .await?
-                {
-                    writes.push(write);
+                let Some((name, mut document)) = versioned(hit) else {
+                    continue;
+                };
+                if !known.contains_key(&name) {
+                    let followed = self.followed(project, &name).await?;
+                    known.insert(name.clone(), followed);
+                }
+                if let Some(Some(followed)) = known.get(&name) {
+                    replace_permissions(&mut document, followed.permissions.as_ref());
+                    writes.push(Write {
+                        id: hit.id.clone(),
+                        version: tick,
+                        document,
+                    });
                 }
             }
             documents += writes.len();
@@ -257,47 +308,62 @@ impl Indexer {
             }
         }
         self.search.refresh().await?;
+        self.settle_followed(project, tick, known).await?;
         self.versions.permissions_followed(project, tick).await?;
         Ok(result(documents))
     }
 
-    async fn with_permissions(
+    async fn followed(
         &self,
         project: &Project,
-        hit: &artifactdb_core::search::Document,
-        tick: Epoch,
-        known: &mut HashMap<Version, Option<Permissions>>,
-    ) -> Result<Option<Write>, TaskError> {
-        let Value::Object(mut document) = hit.value() else {
+        name: &Version,
+    ) -> Result<Option<Followed>, TaskError> {
+        let state = self.versions.state(project, name).await?;
+        let Some(epoch) = state.as_ref().and_then(|(state, _)| published_epoch(state)) else {
             return Ok(None);
         };
-        let Some(extra) = document.get_mut("_extra").and_then(Value::as_object_mut) else {
-            return Ok(None);
-        };
-        let Some(Ok(name)) = extra
-            .get("version")
-            .and_then(Value::as_str)
-            .map(Version::new)
-        else {
-            return Ok(None);
-        };
-        if !known.contains_key(&name) {
-            let resolved = self
-                .versions
-                .current_permissions(project, Some(&name))
-                .await?;
-            known.insert(name.clone(), resolved.map(|own| own.permissions));
-        }
-        extra.shift_remove("index_name");
-        match known.get(&name).and_then(Option::as_ref) {
-            Some(permissions) => extra.insert("permissions".to_owned(), json!(permissions)),
-            None => extra.shift_remove("permissions"),
-        };
-        Ok(Some(Write {
-            id: hit.id.clone(),
-            version: tick,
-            document,
+        let resolved = self
+            .versions
+            .current_permissions(project, Some(name))
+            .await?;
+        Ok(Some(Followed {
+            epoch,
+            permissions: resolved.map(|own| own.permissions),
         }))
+    }
+
+    /// A version may have expired or been replaced while its documents were written again from what
+    /// the index held of it: then they go again, or are made anew from the store.
+    async fn settle_followed(
+        &self,
+        project: &Project,
+        tick: Epoch,
+        known: HashMap<Version, Option<Followed>>,
+    ) -> Result<(), TaskError> {
+        for (name, followed) in known {
+            let Some(followed) = followed else { continue };
+            let state = self.versions.state(project, &name).await?;
+            match state.as_ref().and_then(|(state, _)| published_epoch(state)) {
+                Some(epoch) if epoch == followed.epoch => {}
+                Some(epoch) => {
+                    let task = Task::Index {
+                        project: project.clone(),
+                        version: name,
+                        epoch,
+                    };
+                    let queue = &self.versions.queue;
+                    queue
+                        .enqueue(task, Priority::Interactive)
+                        .await
+                        .map_err(|error| TaskError::Transient(error.to_string()))?;
+                }
+                None => {
+                    self.search.remove(project, &name, tick + 1).await?;
+                    self.search.refresh().await?;
+                }
+            }
+        }
+        Ok(())
     }
 
     async fn remove(

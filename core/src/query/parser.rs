@@ -17,6 +17,8 @@ pub struct Limits {
     pub depth: usize,
     /// Wildcards, regular expressions and fuzzy terms in all.
     pub expansions: usize,
+    /// Bytes of each of them.
+    pub pattern: usize,
 }
 
 impl Default for Limits {
@@ -26,6 +28,7 @@ impl Default for Limits {
             clauses: 1024,
             depth: 32,
             expansions: 32,
+            pattern: 256,
         }
     }
 }
@@ -300,6 +303,12 @@ impl Parser {
     fn words(&mut self, field: Option<&str>, may_join: bool) -> Result<Query, ParseError> {
         let field = field.map(str::to_owned);
         let word = self.word()?;
+        if (word.wild || self.peek() == Some('~')) && word.text.len() > self.limits.pattern {
+            return Err(ParseError::TooCostly(format!(
+                "a wildcard or fuzzy term longer than {} bytes",
+                self.limits.pattern
+            )));
+        }
         if word.wild {
             if word.pattern == "*" {
                 return Ok(match field {
@@ -514,10 +523,11 @@ impl Parser {
         }
         self.at += 1;
         self.expansion()?;
-        if pattern.chars().count() > 256 {
-            return Err(ParseError::TooCostly(
-                "a regular expression longer than 256 characters".into(),
-            ));
+        if pattern.len() > self.limits.pattern {
+            return Err(ParseError::TooCostly(format!(
+                "a regular expression longer than {} bytes",
+                self.limits.pattern
+            )));
         }
         Ok(Query::Regex {
             field: field.map(str::to_owned),
@@ -773,7 +783,9 @@ mod tests {
         let deep = format!("{}a{}", "(".repeat(100), ")".repeat(100));
         let wild = vec!["*a*"; 100].join(" ");
         let long = "a".repeat(1 << 20);
-        for bomb in [many, deep, wild, long] {
+        let pattern = format!("a*{}", "b".repeat(1000));
+        let fuzzy = format!("{}~", "b".repeat(1000));
+        for bomb in [many, deep, wild, long, pattern, fuzzy] {
             assert!(matches!(
                 parse(&bomb, Limits::default()),
                 Err(ParseError::TooCostly(_))

@@ -147,7 +147,7 @@ impl PageSegment {
                 };
                 value.map_or(LAST, |value| {
                     if *descending {
-                        !value - 1
+                        (!value).saturating_sub(1)
                     } else {
                         value.min(LAST - 1)
                     }
@@ -234,7 +234,7 @@ impl Collector for PageCollector {
                     };
                     ranks.push(own.map_or(LAST, |value| {
                         if *descending {
-                            !value - 1
+                            (!value).saturating_sub(1)
                         } else {
                             value.min(LAST - 1)
                         }

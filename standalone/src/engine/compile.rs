@@ -150,29 +150,12 @@ impl Compiler<'_> {
             Query::Text {
                 field: Some(name),
                 text,
-            } if self.is_known(name) => self.on(name, |indexed| match indexed.kind {
-                Kind::Text => Ok(any_token(indexed.field, text)),
-                _ => equal(indexed, text),
-            })?,
-            // Below an object that takes any field, values are kept with their path.
-            Query::Text {
-                field: Some(name),
-                text,
-            }
-            | Query::Phrase {
-                field: Some(name),
-                text,
-                ..
-            } if !self.is_known(name) => term(self.fields.dynamic, &format!("{name}={text}")),
-            Query::Text { .. } => nothing(),
+            } => self.equals(name, text, None)?,
             Query::Phrase {
                 field: Some(name),
                 text,
                 slop,
-            } => self.on(name, |indexed| match indexed.kind {
-                Kind::Text => Ok(phrase(indexed.field, text, *slop)),
-                _ => equal(indexed, text),
-            })?,
+            } => self.equals(name, text, Some(*slop))?,
             Query::Wildcard {
                 field: Some(name),
                 pattern,
@@ -246,8 +229,17 @@ impl Compiler<'_> {
         })
     }
 
-    fn is_known(&self, name: &str) -> bool {
-        name == "all" || name.contains('*') || self.fields.get(name).is_some()
+    /// A field and a value: any token of it on analysed text, or, with a slop, its tokens in order.
+    fn equals(&self, name: &str, text: &str, slop: Option<u32>) -> Built {
+        if name != "all" && !name.contains('*') && self.fields.get(name).is_none() {
+            // Below an object that takes any field, values are kept with their path.
+            return Ok(term(self.fields.dynamic, &format!("{name}={text}")));
+        }
+        self.on(name, |indexed| match (indexed.kind, slop) {
+            (Kind::Text, None) => Ok(any_token(indexed.field, text)),
+            (Kind::Text, Some(slop)) => Ok(phrase(indexed.field, text, slop)),
+            _ => equal(indexed, text),
+        })
     }
 
     /// Compiles for the field `name`, or for each that a pattern matches; an unknown field has no

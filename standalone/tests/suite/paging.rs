@@ -269,3 +269,46 @@ async fn queries_mean_what_people_expect() {
         .await;
     assert_eq!(agg["buckets"], json!([{"key": "number", "doc_count": 3}]));
 }
+
+#[tokio::test]
+async fn fields_that_a_schema_leaves_open_are_found_by_value() {
+    let folder = tempfile::tempdir().unwrap();
+    let resources = folder.path().join("instance.yaml");
+    let text = "apiVersion: artifactdb.io/v1alpha1
+kind: ArtifactDB
+metadata: {name: open}
+spec: {standalone: {}}
+---
+apiVersion: artifactdb.io/v1alpha1
+kind: ArtifactSchema
+metadata: {name: o}
+spec:
+  type: o
+  version: v1
+  schema:
+    properties:
+      free: {type: object, _elasticsearch: {dynamic: true}}
+      closed: {type: object}
+";
+    std::fs::write(&resources, text).unwrap();
+    let server = Server::with(&resources).await;
+    let metadata = json!({"path": "a", "free": {"x": {"y": ["red", 7]}}, "closed": {"z": "blue"}});
+    let files = vec![
+        ("a".to_owned(), b"1".to_vec()),
+        ("a.json".to_owned(), metadata.to_string().into_bytes()),
+    ];
+    let public = json!({"read_access": "public"});
+    server.upload("P", "1", &files, &public).await;
+    for (query, wanted) in [
+        ("free.x.y:red", 1),
+        ("free.x.y:7", 1),
+        ("free.x.y:green", 0),
+        ("red", 1),
+        ("_exists_:free.x", 1),
+        ("closed.z:blue", 0),
+        ("blue", 0),
+        ("_exists_:closed", 1),
+    ] {
+        assert_eq!(server.ids(query, "").await.len(), wanted, "{query}");
+    }
+}

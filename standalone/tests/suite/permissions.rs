@@ -332,3 +332,45 @@ async fn who_may_upload() {
     // An uploader writes everywhere, and reads only what is theirs.
     assert!(server.ids("*", &uploader).await.is_empty());
 }
+
+/// Versions complete while the project closes: whoever is indexed last must not bring the old
+/// permissions back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn documents_that_are_indexed_during_a_change_follow_it() {
+    let server = Server::start().await;
+    let first = table("a.csv", "a\n", "zebra", 1);
+    let public = json!({"read_access": "public"});
+    server.upload("P", "0", &first, &public).await;
+    for round in 0..10 {
+        let access = if round % 2 == 0 { "owners" } else { "public" };
+        let mut files = Vec::new();
+        for number in 0..50 {
+            files.extend(table(
+                &format!("{number}.csv"),
+                &format!("{round}"),
+                "zebra",
+                number,
+            ));
+        }
+        let version = format!("v{round}");
+        let (_, begun) = server.begin("P", &version, &files, &server.token).await;
+        server.transfer(&begun, &files).await.unwrap();
+        let none = json!({});
+        let change = Some(json!({"read_access": access}));
+        let (completed, changed) = tokio::join!(
+            server.complete(&begun, &none),
+            server.call(
+                Method::PUT,
+                "/projects/P/permissions",
+                &server.token,
+                change
+            ),
+        );
+        assert_eq!(server.wait(&completed.1).await["status"], "SUCCESS");
+        assert_eq!(server.wait(&changed.1).await["status"], "SUCCESS");
+        let all = server.ids("zebra", &server.token).await.len();
+        let visible = server.ids("zebra", "").await.len();
+        let expected = if access == "public" { all } else { 0 };
+        assert_eq!(visible, expected, "round {round}: {all} documents");
+    }
+}
