@@ -341,7 +341,7 @@ async fn documents_that_are_indexed_during_a_change_follow_it() {
     let first = table("a.csv", "a\n", "zebra", 1);
     let public = json!({"read_access": "public"});
     server.upload("P", "0", &first, &public).await;
-    for round in 0..10 {
+    for round in 0..30 {
         let access = if round % 2 == 0 { "owners" } else { "public" };
         let mut files = Vec::new();
         for number in 0..50 {
@@ -357,15 +357,14 @@ async fn documents_that_are_indexed_during_a_change_follow_it() {
         server.transfer(&begun, &files).await.unwrap();
         let none = json!({});
         let change = Some(json!({"read_access": access}));
-        let (completed, changed) = tokio::join!(
-            server.complete(&begun, &none),
-            server.call(
-                Method::PUT,
-                "/projects/P/permissions",
-                &server.token,
-                change
-            ),
-        );
+        // At another moment of the indexing in each round.
+        let moment = std::time::Duration::from_millis(2 * round);
+        let later = async {
+            tokio::time::sleep(moment).await;
+            let path = "/projects/P/permissions";
+            server.call(Method::PUT, path, &server.token, change).await
+        };
+        let (completed, changed) = tokio::join!(server.complete(&begun, &none), later);
         assert_eq!(server.wait(&completed.1).await["status"], "SUCCESS");
         assert_eq!(server.wait(&changed.1).await["status"], "SUCCESS");
         let all = server.ids("zebra", &server.token).await.len();
