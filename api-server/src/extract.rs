@@ -138,6 +138,18 @@ impl<S: Send + Sync> FromRequestParts<S> for TextPath {
     }
 }
 
+/// Two texts of the path.
+pub struct TextPair(pub String, pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for TextPair {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> ApiResult<Self> {
+        let (first, second) = path(parts, state).await?;
+        Ok(Self(first, second))
+    }
+}
+
 /// A JSON body; its content type does not matter. `None` when it is empty.
 pub struct Body<T>(pub Option<T>);
 

@@ -13,7 +13,7 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http::uri::PathAndQuery;
-use http::{HeaderName, HeaderValue, StatusCode, Uri};
+use http::{HeaderName, HeaderValue, StatusCode, Uri, header};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::family::Family;
@@ -45,7 +45,6 @@ pub struct Metrics {
     requests: Family<Labels, Histogram>,
     pub tasks_waiting: Gauge,
     pub tasks_in_hand: Gauge,
-    pub documents: Gauge,
 }
 
 impl Metrics {
@@ -58,17 +57,14 @@ impl Metrics {
             "Time from a request to its answer",
             requests.clone(),
         );
-        let (tasks_waiting, tasks_in_hand, documents) =
-            (Gauge::default(), Gauge::default(), Gauge::default());
+        let (tasks_waiting, tasks_in_hand) = (Gauge::default(), Gauge::default());
         registry.register("tasks_waiting", "Tasks in the queue", tasks_waiting.clone());
         registry.register("tasks_in_hand", "Tasks being done", tasks_in_hand.clone());
-        registry.register("documents", "Documents in the index", documents.clone());
         Self {
             registry,
             requests,
             tasks_waiting,
             tasks_in_hand,
-            documents,
         }
     }
 
@@ -107,6 +103,11 @@ pub async fn observe(State(app): State<Arc<App>>, request: Request, next: Next) 
         .cloned()
         .or_else(|| HeaderValue::try_from(format!("{:016x}", rand::random::<u64>())).ok());
     let mut response = next.run(request).await;
+    // The time limit answers without a body.
+    let silent = !response.headers().contains_key(header::CONTENT_TYPE);
+    if response.status() == StatusCode::SERVICE_UNAVAILABLE && silent {
+        response = ApiError::unavailable("the request took too long").into_response();
+    }
     let status = response.status().as_u16();
     let seconds = started.elapsed().as_secs_f64();
     if status >= 500 {

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use artifactdb_core::document::schema_parts;
 use artifactdb_core::id::excerpt;
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::App;
 use crate::error::{ApiError, ApiResult};
-use crate::extract::{Body, Params, TextPath};
+use crate::extract::{Body, Params, TextPair, TextPath};
 
 /// The one source of schemas that an instance has.
 const CLIENT: &str = "default";
@@ -92,7 +92,7 @@ pub async fn versions(
     ))]
 pub async fn schema(
     State(app): State<Arc<App>>,
-    Path((kind, version)): Path<(String, String)>,
+    TextPair(kind, version): TextPair,
 ) -> ApiResult<Json<Value>> {
     app.config
         .schema(&format!("{kind}/{version}"))

@@ -191,7 +191,10 @@ pub struct Deleted {
 
 /// Content files to delete once the transaction that let go of them is committed.
 type Garbage = Vec<String>;
-type Job = Box<dyn FnOnce(&WriteTransaction, &mut Garbage) -> Reply + Send>;
+type Job = Box<dyn FnOnce(&WriteTransaction, &mut Garbage) -> Done + Send>;
+/// How to answer, and whether the database failed under the job: then what it had altered so far
+/// must not be committed.
+type Done = (Reply, bool);
 /// Sends the caller its answer, when the commit has succeeded or failed.
 type Reply = Box<dyn FnOnce(Result<(), CatalogError>) + Send>;
 
@@ -273,9 +276,11 @@ impl Catalog {
         let (sender, receiver) = oneshot::channel();
         let job: Job = Box::new(move |transaction, garbage| {
             let result = change(transaction, garbage);
-            Box::new(move |committed| {
+            let failed = matches!(result, Err(CatalogError::Database(_)));
+            let reply: Reply = Box::new(move |committed| {
                 let _ = sender.send(committed.and(result));
-            })
+            });
+            (reply, failed)
         });
         let gone = || CatalogError::Database("the writer has stopped".to_owned());
         self.jobs.send(job).map_err(|_| gone())?;
@@ -637,13 +642,22 @@ fn write_loop(database: &Database, contents: &Contents, jobs: &mpsc::Receiver<Jo
                 continue;
             }
         };
-        replies.push(first(&transaction, &mut garbage));
-        while replies.len() < BATCH
+        let (reply, mut failed) = first(&transaction, &mut garbage);
+        replies.push(reply);
+        while !failed
+            && replies.len() < BATCH
             && let Ok(job) = jobs.try_recv()
         {
-            replies.push(job(&transaction, &mut garbage));
+            let (reply, broken) = job(&transaction, &mut garbage);
+            replies.push(reply);
+            failed = broken;
         }
-        let committed = transaction.commit().map_err(CatalogError::from);
+        let committed = if failed {
+            let _ = transaction.abort();
+            Err(CatalogError::Database("a write failed".to_owned()))
+        } else {
+            transaction.commit().map_err(CatalogError::from)
+        };
         if let Err(error) = &committed {
             tracing::error!(%error, "the object store cannot commit");
             garbage.clear();

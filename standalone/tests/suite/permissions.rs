@@ -80,6 +80,11 @@ async fn a_private_project_exists_for_its_people_alone() {
             assert_eq!(hidden, missing, "{who} {path}: hidden looks like missing");
         }
     }
+    let (_, status) = server.anonymous("/status").await;
+    assert_eq!(
+        status["stats"]["elasticsearch"]["default"], 1,
+        "no count tells of hidden documents"
+    );
     // Reading permissions: by right, by role, or 401 and 403.
     for (token, wanted) in [
         (ann.as_str(), 200),
