@@ -10,10 +10,30 @@ pub mod schemas;
 pub mod search;
 pub mod uploads;
 
+use artifactdb_core::versions::WriteError;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
+
+use crate::error::{ApiError, ApiResult};
+
+/// Runs a change to its end, even if the client goes away in the middle of it: what is half done
+/// would have to wait for the sweeper, and a lease for its end.
+async fn to_the_end<T: Send + 'static>(
+    change: impl Future<Output = Result<T, WriteError>> + Send + 'static,
+) -> ApiResult<T> {
+    match tokio::spawn(change).await {
+        Ok(outcome) => Ok(outcome?),
+        Err(error) => {
+            tracing::error!(%error, "a change broke off");
+            Err(ApiError::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "Internal Server Error",
+            ))
+        }
+    }
+}
 
 /// JSON that is already text.
 fn json_bytes(status: StatusCode, bytes: impl Into<Bytes>) -> Response {

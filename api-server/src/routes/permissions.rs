@@ -11,6 +11,7 @@ use http::HeaderMap;
 use serde_json::{Value, json};
 
 use super::jobs::accepted;
+use super::to_the_end;
 use crate::App;
 use crate::auth::Identity;
 use crate::error::{ApiError, ApiResult};
@@ -74,10 +75,15 @@ async fn write(
             given.as_str()
         )));
     }
-    let task = app
-        .versions
-        .set_permissions(project, version, patch, identity.name())
-        .await?;
+    let (versions, project) = (app.versions.clone(), project.clone());
+    let (version, patch) = (version.cloned(), patch.clone());
+    let owner = identity.name().map(str::to_owned);
+    let task = to_the_end(async move {
+        versions
+            .set_permissions(&project, version.as_ref(), &patch, owner.as_deref())
+            .await
+    })
+    .await?;
     Ok(accepted(app, headers, &task))
 }
 
@@ -89,7 +95,14 @@ async fn delete(
     version: Option<&Version>,
 ) -> ApiResult<Response> {
     app.require_write(identity, project, version).await?;
-    let task = app.versions.delete_permissions(project, version).await?;
+    let (versions, project) = (app.versions.clone(), project.clone());
+    let version = version.cloned();
+    let task = to_the_end(async move {
+        versions
+            .delete_permissions(&project, version.as_ref())
+            .await
+    })
+    .await?;
     Ok(accepted(app, headers, &task))
 }
 

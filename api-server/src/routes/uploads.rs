@@ -23,6 +23,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value, json};
 
 use super::jobs::accepted;
+use super::to_the_end;
 use crate::App;
 use crate::auth::{Act, CREDENTIAL, Grant, Identity};
 use crate::error::{ApiError, ApiResult};
@@ -78,19 +79,15 @@ pub async fn upload(
     }
     let promise = promise(&app, &identity, &project, &version, &plan).await?;
     let owner = identity.name().unwrap_or_default().to_owned();
-    let begun = app
-        .versions
-        .begin(
-            &project,
-            &version,
-            UploadTerms {
-                owner: owner.clone(),
-                deadline: plan.deadline,
-                expires_at: plan.expires_at,
-                promise: promise.clone(),
-            },
-        )
-        .await?;
+    let terms = UploadTerms {
+        owner: owner.clone(),
+        deadline: plan.deadline,
+        expires_at: plan.expires_at,
+        promise: promise.clone(),
+    };
+    let (versions, target) = (app.versions.clone(), (project.clone(), version.clone()));
+    let begun =
+        to_the_end(async move { versions.begin(&target.0, &target.1, terms).await }).await?;
     let issue = Issue {
         app: &app,
         project: &project,
@@ -434,21 +431,20 @@ pub async fn complete(
         app.require_write(&identity, &project, Some(&version))
             .await?;
     }
-    let caller = grant
-        .as_ref()
-        .map(|grant| grant.owner.as_str())
-        .or_else(|| identity.name());
-    let completed = app
-        .versions
-        .complete(
-            &project,
-            &version,
-            grant.as_ref().map(|grant| grant.epoch),
-            caller,
-            &body.0.unwrap_or_default(),
-            overwrite,
-        )
-        .await?;
+    let caller = match &grant {
+        Some(grant) => Some(grant.owner.clone()),
+        None => identity.name().map(str::to_owned),
+    };
+    let epoch = grant.map(|grant| grant.epoch);
+    let permissions = body.0.unwrap_or_default();
+    let versions = app.versions.clone();
+    let completed = to_the_end(async move {
+        let caller = caller.as_deref();
+        versions
+            .complete(&project, &version, epoch, caller, &permissions, overwrite)
+            .await
+    })
+    .await?;
     Ok(accepted(&app, &headers, &completed.task))
 }
 
@@ -478,9 +474,9 @@ pub async fn abort(
         app.require_write(&identity, &project, Some(&version))
             .await?;
     }
-    app.versions
-        .abort(&project, &version, grant.map(|grant| grant.epoch))
-        .await?;
+    let (versions, target) = (app.versions.clone(), (project.clone(), version.clone()));
+    let epoch = grant.map(|grant| grant.epoch);
+    to_the_end(async move { versions.abort(&target.0, &target.1, epoch).await }).await?;
     Ok(Json(json!({
         "project_id": project,
         "version": version,

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use super::ObjectStoreError;
-use super::content::{Content, Contents};
+use super::content::{Content, Contents, TemporaryFile};
 
 const BUCKETS: TableDefinition<&str, &[u8]> = TableDefinition::new("buckets");
 /// `bucket \0 key` → the current entry.
@@ -34,6 +34,7 @@ const SEQUENCE: TableDefinition<(), u64> = TableDefinition::new("sequence");
 /// Writes that share one commit at the most.
 const BATCH: usize = 512;
 const CACHE_BYTES: usize = 16 * 1024 * 1024;
+const UPLOAD_LIFE_MILLIS: i64 = 7 * 24 * 3600 * 1000;
 /// Files younger than this may belong to a write that is still under way.
 const GARBAGE_AGE: std::time::Duration = std::time::Duration::from_secs(3600);
 
@@ -147,7 +148,8 @@ pub struct Part {
 /// New content on its way into the catalog.
 pub enum NewContent {
     Small(Bytes),
-    File(String, u64),
+    /// With its size in bytes.
+    File(TemporaryFile, u64),
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -189,9 +191,16 @@ pub struct Deleted {
     pub marker: bool,
 }
 
-/// Content files to delete once the transaction that let go of them is committed.
-type Garbage = Vec<String>;
-type Job = Box<dyn FnOnce(&WriteTransaction, &mut Garbage) -> Done + Send>;
+/// What happens to content files once a transaction is committed, or not.
+#[derive(Default)]
+struct Aftermath {
+    /// Nothing refers to them any more: deleted after a commit.
+    released: Vec<String>,
+    /// Kept after a commit, deleted without one. They are held here and not by the request: a
+    /// client that goes away takes its request with it, and the write may still be committed.
+    arrived: Vec<TemporaryFile>,
+}
+type Job = Box<dyn FnOnce(&WriteTransaction, &mut Aftermath) -> Done + Send>;
 /// How to answer, and whether the database failed under the job: then what it had altered so far
 /// must not be committed.
 type Done = (Reply, bool);
@@ -271,11 +280,13 @@ impl Catalog {
     /// check everything before it alters anything: it shares the transaction with others.
     async fn write<R: Send + 'static>(
         &self,
-        change: impl FnOnce(&WriteTransaction, &mut Garbage) -> Result<R, CatalogError> + Send + 'static,
+        change: impl FnOnce(&WriteTransaction, &mut Aftermath) -> Result<R, CatalogError>
+        + Send
+        + 'static,
     ) -> Result<R, CatalogError> {
         let (sender, receiver) = oneshot::channel();
-        let job: Job = Box::new(move |transaction, garbage| {
-            let result = change(transaction, garbage);
+        let job: Job = Box::new(move |transaction, aftermath| {
+            let result = change(transaction, aftermath);
             let failed = matches!(result, Err(CatalogError::Database(_)));
             let reply: Reply = Box::new(move |committed| {
                 let _ = sender.send(committed.and(result));
@@ -421,12 +432,12 @@ impl Catalog {
     }
 
     pub async fn put(&self, object: NewObject) -> Result<Entry, CatalogError> {
-        self.write(move |transaction, garbage| {
+        self.write(move |transaction, aftermath| {
             let bucket = bucket_in(transaction, &object.bucket)?;
             let current = current_in(transaction, &object.bucket, &object.key)?;
             object.conditions.check(current.as_ref())?;
             let sequence = next_sequence(transaction)?;
-            let content = store_content(transaction, sequence, object.content)?;
+            let content = store_content(transaction, sequence, object.content, aftermath)?;
             let entry = Entry {
                 sequence,
                 versioned: bucket.versioned,
@@ -442,7 +453,7 @@ impl Catalog {
                 &object.key,
                 current,
                 &entry,
-                garbage,
+                aftermath,
             )?;
             Ok(entry)
         })
@@ -457,7 +468,7 @@ impl Catalog {
         condition: Option<String>,
     ) -> Result<Vec<Deleted>, CatalogError> {
         let bucket = bucket.to_owned();
-        self.write(move |transaction, garbage| {
+        self.write(move |transaction, aftermath| {
             let info = bucket_in(transaction, &bucket)?;
             if let (Some(etag), Some((key, _))) = (condition, objects.first()) {
                 let current = current_in(transaction, &bucket, key)?;
@@ -470,8 +481,8 @@ impl Catalog {
             let mut deleted = Vec::with_capacity(objects.len());
             for (key, version_id) in &objects {
                 deleted.push(match version_id {
-                    Some(id) => delete_version(transaction, &bucket, key, id, garbage)?,
-                    None => delete_current(transaction, &bucket, key, &info, garbage)?,
+                    Some(id) => delete_version(transaction, &bucket, key, id, aftermath)?,
+                    None => delete_current(transaction, &bucket, key, &info, aftermath)?,
                 });
             }
             Ok(deleted)
@@ -501,10 +512,10 @@ impl Catalog {
     ) -> Result<(), CatalogError> {
         let id = id.to_owned();
         let target = (target.0.to_owned(), target.1.to_owned());
-        self.write(move |transaction, garbage| {
+        self.write(move |transaction, aftermath| {
             upload_in(transaction, &id, (&target.0, &target.1))?;
             let sequence = next_sequence(transaction)?;
-            let content = store_content(transaction, sequence, content)?;
+            let content = store_content(transaction, sequence, content, aftermath)?;
             let part = Part {
                 etag,
                 size,
@@ -517,7 +528,7 @@ impl Catalog {
                 .map(|old| serde_json::from_slice(old.value()))
                 .transpose()?;
             if let Some(old) = old {
-                release(transaction, &old.content, garbage)?;
+                release(transaction, &old.content, aftermath)?;
             }
             Ok(())
         })
@@ -536,7 +547,7 @@ impl Catalog {
         const PART_MIN: u64 = 5 * 1024 * 1024;
         let id = id.to_owned();
         let target = (target.0.to_owned(), target.1.to_owned());
-        self.write(move |transaction, garbage| {
+        self.write(move |transaction, aftermath| {
             let upload = upload_in(transaction, &id, (&target.0, &target.1))?;
             let bucket = bucket_in(transaction, &target.0)?;
             let current = current_in(transaction, &target.0, &target.1)?;
@@ -578,7 +589,7 @@ impl Catalog {
             for (number, part) in &stored {
                 let moved = chosen.iter().any(|(own, _)| own == number);
                 if !moved || matches!(part.content, Content::Inline(_)) {
-                    release(transaction, &part.content, garbage)?;
+                    release(transaction, &part.content, aftermath)?;
                 }
             }
             forget_upload(transaction, &id)?;
@@ -591,7 +602,14 @@ impl Catalog {
                 content: Some(content),
                 headers: upload.headers,
             };
-            replace(transaction, &target.0, &target.1, current, &entry, garbage)?;
+            replace(
+                transaction,
+                &target.0,
+                &target.1,
+                current,
+                &entry,
+                aftermath,
+            )?;
             Ok(entry)
         })
         .await
@@ -600,17 +618,29 @@ impl Catalog {
     pub async fn abort_upload(&self, id: &str, target: (&str, &str)) -> Result<(), CatalogError> {
         let id = id.to_owned();
         let target = (target.0.to_owned(), target.1.to_owned());
-        self.write(move |transaction, garbage| {
+        self.write(move |transaction, aftermath| {
             upload_in(transaction, &id, (&target.0, &target.1))?;
             for part in parts_in(transaction, &id)?.values() {
-                release(transaction, &part.content, garbage)?;
+                release(transaction, &part.content, aftermath)?;
             }
             forget_upload(transaction, &id)
         })
         .await
     }
 
+    /// Ends multipart uploads that nobody completed for a week, as a lifecycle rule would, and
+    /// deletes content that nothing refers to. Returns how many files went. Blocks.
     pub fn collect_garbage(&self) -> std::io::Result<usize> {
+        let oldest = now() - UPLOAD_LIFE_MILLIS;
+        for (bucket, _) in self.buckets().map_err(std::io::Error::other)? {
+            let uploads = self.uploads(&bucket, "").map_err(std::io::Error::other)?;
+            for (id, upload) in uploads {
+                if upload.initiated < oldest {
+                    let aborted = self.abort_upload(&id, (&bucket, &upload.key));
+                    futures::executor::block_on(aborted).map_err(std::io::Error::other)?;
+                }
+            }
+        }
         let names = self.contents.older_than(GARBAGE_AGE)?;
         let known = || -> Result<Vec<String>, CatalogError> {
             let table = self.read()?.open_table(FILES)?;
@@ -633,7 +663,7 @@ impl Catalog {
 fn write_loop(database: &Database, contents: &Contents, jobs: &mpsc::Receiver<Job>) {
     while let Ok(first) = jobs.recv() {
         let mut replies: Vec<Reply> = Vec::new();
-        let mut garbage = Garbage::new();
+        let mut aftermath = Aftermath::default();
         let transaction = match database.begin_write() {
             Ok(transaction) => transaction,
             Err(error) => {
@@ -642,13 +672,13 @@ fn write_loop(database: &Database, contents: &Contents, jobs: &mpsc::Receiver<Jo
                 continue;
             }
         };
-        let (reply, mut failed) = first(&transaction, &mut garbage);
+        let (reply, mut failed) = first(&transaction, &mut aftermath);
         replies.push(reply);
         while !failed
             && replies.len() < BATCH
             && let Ok(job) = jobs.try_recv()
         {
-            let (reply, broken) = job(&transaction, &mut garbage);
+            let (reply, broken) = job(&transaction, &mut aftermath);
             replies.push(reply);
             failed = broken;
         }
@@ -658,14 +688,17 @@ fn write_loop(database: &Database, contents: &Contents, jobs: &mpsc::Receiver<Jo
         } else {
             transaction.commit().map_err(CatalogError::from)
         };
-        if let Err(error) = &committed {
-            tracing::error!(%error, "the object store cannot commit");
-            garbage.clear();
+        match &committed {
+            Ok(()) => aftermath.arrived.iter_mut().for_each(TemporaryFile::keep),
+            Err(error) => {
+                tracing::error!(%error, "the object store cannot commit");
+                aftermath.released.clear();
+            }
         }
         for reply in replies {
             reply(committed.clone());
         }
-        for name in garbage {
+        for name in aftermath.released {
             contents.remove(&name);
         }
     }
@@ -700,6 +733,7 @@ fn store_content(
     transaction: &WriteTransaction,
     sequence: u64,
     content: NewContent,
+    aftermath: &mut Aftermath,
 ) -> Result<Content, CatalogError> {
     match content {
         NewContent::Small(bytes) => {
@@ -708,8 +742,10 @@ fn store_content(
                 .insert(sequence, bytes.as_ref())?;
             Ok(Content::Inline(sequence))
         }
-        NewContent::File(name, size) => {
+        NewContent::File(file, size) => {
+            let name = file.name.clone();
             transaction.open_table(FILES)?.insert(name.as_str(), ())?;
+            aftermath.arrived.push(file);
             Ok(Content::Files(vec![(name, size)]))
         }
     }
@@ -729,7 +765,7 @@ fn gather(parts: &[(u32, Part)]) -> Content {
 fn release(
     transaction: &WriteTransaction,
     content: &Content,
-    garbage: &mut Garbage,
+    aftermath: &mut Aftermath,
 ) -> Result<(), CatalogError> {
     match content {
         Content::Inline(number) => {
@@ -739,7 +775,7 @@ fn release(
             let mut table = transaction.open_table(FILES)?;
             for (name, _) in files {
                 table.remove(name.as_str())?;
-                garbage.push(name.clone());
+                aftermath.released.push(name.clone());
             }
         }
     }
@@ -759,14 +795,14 @@ fn replace(
     key: &str,
     current: Option<Entry>,
     entry: &Entry,
-    garbage: &mut Garbage,
+    aftermath: &mut Aftermath,
 ) -> Result<(), CatalogError> {
     let bytes = serde_json::to_vec(entry)?;
     if let Some(current) = &current
         && (!current.versioned || !keeps_history(key))
     {
         if let Some(content) = &current.content {
-            release(transaction, content, garbage)?;
+            release(transaction, content, aftermath)?;
         }
         transaction
             .open_table(VERSIONS)?
@@ -793,7 +829,7 @@ fn delete_current(
     bucket: &str,
     key: &str,
     info: &BucketInfo,
-    garbage: &mut Garbage,
+    aftermath: &mut Aftermath,
 ) -> Result<Deleted, CatalogError> {
     let current = current_in(transaction, bucket, key)?;
     if info.versioned && keeps_history(key) {
@@ -807,7 +843,7 @@ fn delete_current(
             content: None,
             headers: Headers::default(),
         };
-        replace(transaction, bucket, key, current, &marker, garbage)?;
+        replace(transaction, bucket, key, current, &marker, aftermath)?;
         return Ok(Deleted {
             version_id: Some(marker.version_id()),
             marker: true,
@@ -815,7 +851,7 @@ fn delete_current(
     }
     if let Some(current) = current {
         if let Some(content) = &current.content {
-            release(transaction, content, garbage)?;
+            release(transaction, content, aftermath)?;
         }
         transaction
             .open_table(VERSIONS)?
@@ -832,7 +868,7 @@ fn delete_version(
     bucket: &str,
     key: &str,
     version_id: &str,
-    garbage: &mut Garbage,
+    aftermath: &mut Aftermath,
 ) -> Result<Deleted, CatalogError> {
     let current = current_in(transaction, bucket, key)?;
     let deleted = Deleted {
@@ -842,7 +878,7 @@ fn delete_version(
     if version_id == "null" {
         if let Some(current) = current.filter(|current| !current.versioned) {
             if let Some(content) = &current.content {
-                release(transaction, content, garbage)?;
+                release(transaction, content, aftermath)?;
             }
             transaction
                 .open_table(CURRENT)?
@@ -862,7 +898,7 @@ fn delete_version(
         return Ok(deleted);
     };
     if let Some(content) = &removed.content {
-        release(transaction, content, garbage)?;
+        release(transaction, content, aftermath)?;
     }
     // The newest version that is left is the current one.
     let first = version_key(bucket, key, u64::MAX);

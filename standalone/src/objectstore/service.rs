@@ -94,11 +94,11 @@ struct Stored {
 }
 
 impl Stored {
-    /// What the catalog takes, and the file to keep once it has it.
-    fn into_content(self) -> (NewContent, Option<super::content::TemporaryFile>) {
+    /// What the catalog takes.
+    fn into_content(self) -> NewContent {
         match self.content {
-            Staged::Memory(bytes) => (NewContent::Small(bytes), None),
-            Staged::File(file) => (NewContent::File(file.name.clone(), self.size), Some(file)),
+            Staged::Memory(bytes) => NewContent::Small(bytes),
+            Staged::File(file) => NewContent::File(file, self.size),
         }
     }
 }
@@ -423,7 +423,7 @@ impl S3 for Service {
             .await?;
         let (size, md5) = (stored.size, stored.md5.clone());
         let checksum = stored.checksum.clone();
-        let (content, file) = stored.into_content();
+        let content = stored.into_content();
         let entry = self
             .catalog
             .put(NewObject {
@@ -436,9 +436,6 @@ impl S3 for Service {
                 conditions,
             })
             .await?;
-        if let Some(mut file) = file {
-            file.keep();
-        }
         Ok(S3Response::new(PutObjectOutput {
             e_tag: Some(etag(&entry)),
             version_id: version_id(&entry),
@@ -623,7 +620,7 @@ impl S3 for Service {
             .receive(Some(body), None, Digests::default(), INLINE)
             .await?;
         let (size, md5) = (stored.size, stored.md5.clone());
-        let (content, file) = stored.into_content();
+        let content = stored.into_content();
         let entry = self
             .catalog
             .put(NewObject {
@@ -636,9 +633,6 @@ impl S3 for Service {
                 conditions: Conditions::default(),
             })
             .await?;
-        if let Some(mut file) = file {
-            file.keep();
-        }
         Ok(S3Response::new(CopyObjectOutput {
             copy_object_result: Some(CopyObjectResult {
                 e_tag: Some(etag(&entry)),
@@ -1023,13 +1017,10 @@ impl Service {
         stored: Stored,
     ) -> S3Result<String> {
         let (size, md5) = (stored.size, stored.md5.clone());
-        let (content, file) = stored.into_content();
+        let content = stored.into_content();
         self.catalog
             .put_part(upload, target, number, size, md5.clone(), content)
             .await?;
-        if let Some(mut file) = file {
-            file.keep();
-        }
         Ok(md5)
     }
 }

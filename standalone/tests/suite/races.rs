@@ -157,3 +157,64 @@ async fn a_running_upload_locks_its_version_and_no_other() {
     );
     assert_eq!(server.download("P:a.csv@1", "").await.1, b"a\n1\n");
 }
+
+/// Clients that go away at any moment of a request: nothing half-written shows, nothing stays locked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_go_away_leave_no_damage() {
+    let server = Server::start().await;
+    let old = vec![1_u8; 200_000];
+    let files = vec![
+        ("big.bin".to_owned(), old.clone()),
+        (
+            "big.bin.json".to_owned(),
+            br#"{"path": "big.bin"}"#.to_vec(),
+        ),
+    ];
+    let (_, begun) = server.begin("P", "1", &files, &server.token).await;
+    server.transfer(&begun, &files).await.unwrap();
+    let entry = &begun["presigned_urls"][0];
+    let (url, md5) = (
+        entry["url"].as_str().unwrap(),
+        entry["md5sum"].as_str().unwrap(),
+    );
+    for round in 0..200 {
+        let put = server
+            .http
+            .put(url)
+            .header("content-md5", md5)
+            .body(old.clone());
+        let moment = std::time::Duration::from_micros(100 * round);
+        let _ = tokio::time::timeout(moment, put.send()).await;
+    }
+    let (status, accepted) = server
+        .complete(&begun, &json!({"read_access": "public"}))
+        .await;
+    assert_eq!(status, 202, "{accepted}");
+    assert_eq!(server.wait(&accepted).await["status"], "SUCCESS");
+    assert_eq!(server.download("P:big.bin@1", "").await.1, old);
+
+    for round in 0..40 {
+        let version = format!("v{round}");
+        let moment = std::time::Duration::from_micros(200 * round);
+        let begin = server.begin("P", &version, &files, &server.token);
+        let _ = tokio::time::timeout(moment, begin).await;
+        // Whatever came of it: an administrator can end it, or nothing ever began.
+        let abort = format!("/projects/P/version/{version}/abort");
+        let (status, _) = server
+            .call(reqwest::Method::PUT, &abort, &server.token, None)
+            .await;
+        assert!(
+            matches!(status.as_u16(), 200 | 404),
+            "round {round}: {status}"
+        );
+    }
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while let (StatusCode::OK, lock) = server.get("/projects/P/lock").await {
+        let version = lock["lock"]["info"]["version"].as_str().unwrap();
+        let abort = format!("/projects/P/version/{version}/abort");
+        server
+            .call(reqwest::Method::PUT, &abort, &server.token, None)
+            .await;
+        assert!(std::time::Instant::now() < deadline, "{lock}");
+    }
+}
