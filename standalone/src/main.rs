@@ -6,7 +6,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-// musl's allocator is slow under threads, and the default one keeps what a burst took.
+// musl's allocator is slow under threads.
+#[cfg(target_env = "musl")]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
