@@ -18,6 +18,8 @@ use crate::Indexer;
 
 /// Metadata objects read at once.
 const READS: usize = 32;
+/// Bytes of one metadata document at the most.
+const METADATA_MAX: u64 = 8 * 1024 * 1024;
 /// Fields named when a document does not fit the mapping.
 const MISFITS: usize = 3;
 
@@ -34,6 +36,16 @@ impl From<DocumentError> for BuildError {
     fn from(error: DocumentError) -> Self {
         BuildError::Invalid(error.to_string())
     }
+}
+
+/// Refuses what would be read into memory and is no metadata by its size.
+fn check_size(path: &FilePath, entry: &FileEntry) -> Result<(), BuildError> {
+    if entry.size > METADATA_MAX {
+        return Err(BuildError::Invalid(format!(
+            "'{path}' is larger than {METADATA_MAX} bytes; if it is data, list it in .adbignore"
+        )));
+    }
+    Ok(())
 }
 
 /// Whether a file holds metadata: every `.json` that `.adbignore` does not list (CONTRACT 2.2).
@@ -144,6 +156,7 @@ impl Indexer {
         path: FilePath,
         entry: FileEntry,
     ) -> Result<(Metadata, FileEntry), BuildError> {
+        check_size(&path, &entry)?;
         let key = keys::file_in(project, name, &path);
         let object = self
             .versions
@@ -171,6 +184,7 @@ impl Indexer {
         else {
             return Ok(Vec::new());
         };
+        check_size(path, entry)?;
         let key = keys::file_in(project, name, path);
         let object = self
             .versions

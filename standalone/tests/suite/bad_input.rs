@@ -251,6 +251,24 @@ async fn wrong_metadata_fails_its_job_and_shows_nothing() {
             "{info}"
         );
     }
+    let huge = vec![("huge.json".to_owned(), vec![b' '; 9_000_000])];
+    let job = job_of(&server, "huge", &huge).await;
+    assert!(
+        job["traceback"]
+            .as_str()
+            .unwrap()
+            .contains("is larger than"),
+        "{job}"
+    );
+    // Listed as data, it is data.
+    let ignored = vec![
+        huge[0].clone(),
+        (".adbignore".to_owned(), b"huge.json\n".to_vec()),
+    ];
+    assert_eq!(
+        job_of(&server, "ignored", &ignored).await["status"],
+        "SUCCESS"
+    );
     assert!(server.ids("*", &server.token).await.is_empty());
     assert_eq!(server.anonymous("/projects/P/versions").await.0, 404);
     // Mended, the same version can be uploaded again.
