@@ -1,6 +1,7 @@
 //! The worker: takes tasks, one at a time, and does them so that doing one twice is harmless.
 
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use artifactdb_core::search::{Document, SearchError, SearchRequest, Write};
 use artifactdb_core::state::{Epoch, Stage, VersionState};
 use artifactdb_core::store::StoreError;
 use artifactdb_core::versions::WriteError;
+use futures::FutureExt;
 use serde_json::{Map, Value, json};
 use thiserror::Error;
 use tokio::sync::watch;
@@ -90,7 +92,13 @@ pub async fn run(indexer: Arc<Indexer>, mut stop: watch::Receiver<bool>) {
                 }
             },
         };
-        let outcome = indexer.perform(&delivery.task).await;
+        // A panic is a defect of one task; the worker has others to do.
+        let performed = AssertUnwindSafe(indexer.perform(&delivery.task)).catch_unwind();
+        let outcome = performed.await.unwrap_or_else(|_| {
+            Err(TaskError::Permanent(
+                "the task broke off by a defect".to_owned(),
+            ))
+        });
         let answered = match &outcome {
             Ok(result) => queue.finish(&delivery, Ok(result.clone())).await,
             Err(TaskError::Permanent(text)) => {

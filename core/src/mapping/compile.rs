@@ -146,57 +146,78 @@ fn properties(
     path: &str,
     depth: usize,
 ) -> Result<BTreeMap<String, Field>, MappingError> {
-    if depth > MAX_DEPTH {
-        return Err(MappingError::Field {
-            field: path.to_owned(),
-            schema: source.name.to_owned(),
-            problem: format!("nested deeper than {MAX_DEPTH}"),
-        });
-    }
-    let schema = resolve(source, schema, path)?;
     let mut object = ObjectField::default();
-    if let Some(own) = schema.get("properties").and_then(Value::as_object) {
-        for (name, property) in own {
-            let at = join(path, name);
-            let field = if name.starts_with('$') {
-                Field::plain(Scalar::Keyword)
-            } else {
-                compile_field(source, property, &at, depth + 1)?
-            };
-            merge(
-                &mut object,
-                BTreeMap::from([(name.clone(), field)]),
-                source,
-                path,
-                &BTreeMap::new(),
-            )?;
-        }
-    }
-    let nested = ["allOf", "anyOf", "oneOf"]
-        .iter()
-        .filter_map(|key| schema.get(*key).and_then(Value::as_array))
-        .flatten()
-        .chain(
-            ["if", "then", "else"]
-                .iter()
-                .filter_map(|key| schema.get(*key)),
-        );
-    for part in nested {
-        let fields = properties(source, part, path, depth + 1)?;
-        merge_optional(&mut object, fields, source, path)?;
-    }
+    gather(source, schema, path, depth, &mut object)?;
     Ok(object.fields)
 }
 
-/// Adds the fields of a sub-schema. `if` and the alternatives often repeat a property only to
-/// constrain it (no type): what is already known then stands.
-fn merge_optional(
-    object: &mut ObjectField,
-    fields: BTreeMap<String, Field>,
+/// Adds the properties of a schema to those that are known. A sub-schema often repeats a property
+/// only to constrain it, without a type: what is known then stands. (`if` only asks; it adds none.)
+fn gather(
     source: &Source<'_>,
+    schema: &Value,
     path: &str,
+    depth: usize,
+    object: &mut ObjectField,
 ) -> Result<(), MappingError> {
-    merge(object, fields, source, path, &BTreeMap::new())
+    if depth > MAX_DEPTH {
+        return Err(too_deep(source, path));
+    }
+    let schema = resolve(source, schema, path)?;
+    let own = schema.get("properties").and_then(Value::as_object);
+    for (name, property) in own.into_iter().flatten() {
+        let at = join(path, name);
+        let property = resolve(source, property, &at)?;
+        match object.fields.get_mut(name) {
+            Some(Field::Object(known)) if element(property).get("properties").is_some() => {
+                gather(source, element(property), &at, depth + 1, known)?;
+            }
+            Some(_) if !is_typed(property) => {}
+            _ => {
+                let field = if name.starts_with('$') {
+                    Field::plain(Scalar::Keyword)
+                } else {
+                    compile_field(source, property, &at, depth + 1)?
+                };
+                let fields = BTreeMap::from([(name.clone(), field)]);
+                merge(object, fields, source, path, &BTreeMap::new())?;
+            }
+        }
+    }
+    let parts = ["allOf", "anyOf", "oneOf"]
+        .iter()
+        .filter_map(|key| schema.get(*key).and_then(Value::as_array))
+        .flatten()
+        .chain(["then", "else"].iter().filter_map(|key| schema.get(*key)));
+    for part in parts {
+        gather(source, part, path, depth + 1, object)?;
+    }
+    Ok(())
+}
+
+/// What an array holds; anything else is itself.
+fn element(property: &Value) -> &Value {
+    match property.get("items") {
+        Some(items) if items.is_object() => element(items),
+        _ => property,
+    }
+}
+
+/// Whether a property says of which type it is.
+fn is_typed(property: &Value) -> bool {
+    let own = element(property);
+    let hint = own
+        .get("_elasticsearch")
+        .and_then(|hints| hints.get("type"));
+    hint.is_some() || own.get("type").is_some() || own.get("properties").is_some()
+}
+
+fn too_deep(source: &Source<'_>, path: &str) -> MappingError {
+    MappingError::Field {
+        field: path.to_owned(),
+        schema: source.name.to_owned(),
+        problem: format!("nested deeper than {MAX_DEPTH}"),
+    }
 }
 
 /// Follows a `$ref` inside the same document.

@@ -351,6 +351,30 @@ mod tests {
         assert!(mapping.field("a").is_some() && mapping.field("b").is_none());
     }
 
+    /// A condition on a property is no second definition of it.
+    #[test]
+    fn constraints_leave_the_type_as_it_is() {
+        let plain = json!({"properties": {
+            "mode": {"type": "integer"},
+            "tags": {"type": "array", "items": {"type": "string"}},
+            "who": {"type": "object", "properties": {"name": {"type": "string"}}},
+        }});
+        let mut constrained = plain.clone();
+        constrained["if"] =
+            json!({"properties": {"mode": {"const": 1}, "other": {"minLength": 1}}});
+        constrained["then"] = json!({"required": ["tags"], "properties": {
+            "tags": {"items": {"minLength": 2}}, "who": {"properties": {"name": {"pattern": "^a"}}},
+        }});
+        constrained["allOf"] = json!([{"properties": {"mode": {"enum": [1, 2]}}}]);
+        assert_eq!(compile_one(constrained), compile_one(plain.clone()));
+        let mut conflict = plain;
+        conflict["allOf"] = json!([{"properties": {"mode": {"type": "string"}}}]);
+        assert!(matches!(
+            compile_one(conflict),
+            Err(MappingError::Conflict { .. })
+        ));
+    }
+
     #[test]
     fn wrong_schemas_are_refused_with_the_field() {
         for bad in [
