@@ -86,13 +86,7 @@ impl App {
         id: &ArtifactId,
     ) -> ApiResult<Option<Arc<Document>>> {
         let found = self.search.get(&id.to_string()).await?;
-        Ok(found.filter(|document| {
-            may(
-                &identity.caller,
-                Action::Read,
-                document.permissions.as_ref(),
-            )
-        }))
+        Ok(found.filter(|document| may(&identity.caller, Action::Read, document.permissions())))
     }
 
     /// A published version, if the caller may read it.
@@ -129,7 +123,7 @@ impl App {
             let link = self
                 .document(identity, &id)
                 .await?
-                .and_then(|document| document.link.clone());
+                .and_then(|document| document.link().map(str::to_owned));
             match link.map(|link| ArtifactId::parse(&link)) {
                 Some(Ok(target)) => id = target,
                 _ => return Ok(None),

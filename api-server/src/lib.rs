@@ -3,7 +3,8 @@
 //! `routes` holds a module per resource; the table of routes is below, on one screen. `auth` says
 //! who calls, `access` what they may see or change, `error` how refusals look, `signer` makes what
 //! is handed out and believed when it comes back, `openapi` describes the handlers, `observe`
-//! measures them. No S3 keys and no engine here: those are core's.
+//! measures them, `serve` puts them on a listener. No S3 keys and no engine here: those are core's.
+//! The binary is in `main`.
 
 mod access;
 pub mod auth;
@@ -12,6 +13,7 @@ mod extract;
 mod observe;
 mod openapi;
 mod routes;
+mod serve;
 mod signer;
 
 use std::collections::HashMap;
@@ -37,6 +39,7 @@ use signer::Signer;
 
 pub use error::ApiError;
 pub use openapi::openapi_json;
+pub use serve::serve;
 
 /// The largest body that any route reads, in bytes.
 const BODY_MAX: usize = 1024 * 1024;

@@ -23,6 +23,12 @@ pub struct InstanceConfig {
     pub gprn: Option<GprnConfig>,
     #[serde(default)]
     pub storage: Vec<StorageConfig>,
+    /// Absent: the engine is in this process.
+    #[serde(default)]
+    pub elasticsearch: Option<ElasticsearchConfig>,
+    /// Absent: leases and tasks are in this process.
+    #[serde(default)]
+    pub redis: Option<RedisConfig>,
     #[serde(default)]
     pub auth: AuthConfig,
     #[serde(default)]
@@ -60,6 +66,32 @@ pub struct StorageConfig {
     /// Whether object versions are pinned in manifests; absent: as the bucket is found.
     #[serde(default)]
     pub version_pinning: Option<bool>,
+}
+
+/// The search engine, and what the instance's indices are like. Credentials and the certificate
+/// authority are mounted files (`connect`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ElasticsearchConfig {
+    pub urls: Vec<String>,
+    #[serde(default = "one")]
+    pub shards: u32,
+    #[serde(default = "one")]
+    pub replicas: u32,
+    /// Former indices that stay after a switch to a new one.
+    #[serde(default = "one")]
+    pub retained_indices: u32,
+}
+
+fn one() -> u32 {
+    1
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct RedisConfig {
+    /// Absent: a mounted file holds it, with its password.
+    pub url: Option<String>,
 }
 
 fn default_region() -> String {
@@ -167,6 +199,11 @@ impl Default for SearchConfig {
 }
 
 impl InstanceConfig {
+    /// `<namespace>/<name>`: what tells instances apart that share servers.
+    pub fn instance_id(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+
     /// The instance's own name in the GPRN space, without type and resource.
     pub fn own_gprn(&self) -> Option<Gprn> {
         self.gprn.as_ref().map(|gprn| Gprn {

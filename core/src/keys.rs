@@ -6,6 +6,9 @@ use crate::id::{ArtifactId, FilePath, Project, RESERVED, Version};
 /// Permissions of the whole instance, written by an administrator.
 pub const GLOBAL_PERMISSIONS: &str = "..meta/permissions.json";
 
+/// Where the instance keeps what belongs to no project.
+pub const INSTANCE_META: &str = "..meta";
+
 /// `<project>/`
 pub fn project_prefix(project: &Project) -> String {
     format!("{project}/")

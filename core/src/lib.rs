@@ -2,9 +2,9 @@
 //!
 //! Two halves. The pure one (`id`, `gprn`, `permissions`, `query`, `mapping`, `document`, `keys`,
 //! `config`, `upload`, `state`) computes and never performs IO. The other one holds the doors
-//! (`store`, `lease`, `queue`, `search`, `clock`: traits, and the S3 client behind the feature
-//! `store`) and the protocol that writes a version through them (`versions`). The pure half never
-//! imports the other. No HTTP server and no Kubernetes here.
+//! (`store`, `lease`, `queue`, `search`, `clock`: traits, and behind the features `store`, `redis`
+//! and `search` the clients of real servers, which `connect` makes from a configuration) and the protocol that writes a version through them
+//! (`versions`). The pure half never imports the other. No HTTP server and no Kubernetes here.
 
 pub mod config;
 pub mod document;
@@ -19,8 +19,12 @@ pub mod timestamp;
 pub mod upload;
 
 pub mod clock;
+#[cfg(all(feature = "store", feature = "redis", feature = "search"))]
+pub mod connect;
 pub mod lease;
 pub mod queue;
+#[cfg(feature = "redis")]
+pub mod redis;
 pub mod search;
 pub mod store;
 pub mod versions;

@@ -34,6 +34,10 @@ pub enum Task {
     },
 }
 
+impl Priority {
+    pub const ALL: [Priority; 3] = [Priority::Interactive, Priority::Bulk, Priority::Maintenance];
+}
+
 impl Task {
     pub fn project(&self) -> &Project {
         match self {
@@ -43,6 +47,9 @@ impl Task {
         }
     }
 }
+
+/// How often a worker says that it still has a task.
+pub const HOLD: Duration = Duration::from_secs(5);
 
 /// One stream per priority; a worker empties the first before it looks at the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -56,7 +63,7 @@ pub enum Priority {
 /// A task handed to a worker, which must answer with `finish` or `retry`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Delivery {
-    pub receipt: u64,
+    pub receipt: String,
     pub task: Task,
     pub priority: Priority,
     /// From 1.
@@ -83,6 +90,15 @@ pub struct JobRecord {
     pub done: Option<Timestamp>,
 }
 
+/// A task that is given up, for people to look at.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DeadLetter {
+    pub task: Task,
+    pub error: String,
+    pub attempts: u32,
+    pub at: Timestamp,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("the task queue is unavailable: {0}")]
 pub struct QueueError(pub String);
@@ -95,6 +111,11 @@ pub trait Queue: Send + Sync {
     /// Waits for the next task.
     async fn next(&self) -> Result<Delivery, QueueError>;
 
+    /// Says that a task is still in hand, so that it is not taken for that of a dead worker; to be
+    /// called every `HOLD`.
+    async fn hold(&self, delivery: &Delivery) -> Result<(), QueueError>;
+
+    /// Ends a task. One that failed for good becomes a dead letter.
     async fn finish(
         &self,
         delivery: &Delivery,
@@ -111,6 +132,9 @@ pub trait Queue: Send + Sync {
 
     /// What is known of a task's job; records expire.
     async fn job(&self, task: &Task) -> Result<Option<JobRecord>, QueueError>;
+
+    /// Tasks that were given up, newest first, at most `limit`.
+    async fn dead(&self, limit: usize) -> Result<Vec<DeadLetter>, QueueError>;
 
     /// Tasks that wait, and tasks in hand.
     async fn depth(&self) -> Result<(usize, usize), QueueError>;

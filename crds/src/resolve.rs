@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use artifactdb_core::config::{
-    AuthConfig, GprnConfig, InstanceConfig, PermissionsConfig, SchemaItem, SchemasConfig,
-    SearchConfig, SequenceConfig, StorageConfig, VersionsConfig,
+    AuthConfig, ElasticsearchConfig, GprnConfig, InstanceConfig, PermissionsConfig, RedisConfig,
+    SchemaItem, SchemasConfig, SearchConfig, SequenceConfig, StorageConfig, VersionsConfig,
 };
 use artifactdb_core::mapping::MappingError;
 use artifactdb_core::permissions::PermissionsPatch;
@@ -299,6 +299,15 @@ fn config(name: &str, instance: &ArtifactDB, items: Vec<SchemaItem>) -> Instance
             placeholder: gprn.placeholder.clone(),
         }),
         storage: spec.storage.iter().map(storage).collect(),
+        elasticsearch: spec.elasticsearch.as_ref().map(|own| ElasticsearchConfig {
+            urls: own.urls.clone(),
+            shards: own.shards.unwrap_or(1),
+            replicas: own.replicas.unwrap_or(1),
+            retained_indices: own.retained_indices.unwrap_or(1),
+        }),
+        redis: spec.redis.as_ref().map(|own| RedisConfig {
+            url: own.url.clone(),
+        }),
         auth: AuthConfig {
             enabled: spec.auth.enabled,
             client_id,

@@ -8,18 +8,25 @@ use artifactdb_core::document::{
 };
 use artifactdb_core::id::{FilePath, Project, Version};
 use artifactdb_core::keys;
-use artifactdb_core::search::Write;
+use artifactdb_core::search::{SearchError, Write, WriteFailure};
 use artifactdb_core::state::{Epoch, FileEntry, Manifest, VersionState};
 use artifactdb_core::store::StoreError;
 use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use serde_json::{Map, Value};
 use thiserror::Error;
 
 use crate::Indexer;
+use crate::worker::TaskError;
 
 /// Metadata objects read at once.
 const READS: usize = 32;
 /// Bytes of one metadata document at the most.
 const METADATA_MAX: u64 = 8 * 1024 * 1024;
+/// Calls of `Search::write` on their way while more is read.
+const WRITES: usize = 2;
+/// What a document grows by when it is indexed, about.
+const EXTRA_BYTES: usize = 1024;
 /// Fields named when a document does not fit the mapping.
 const MISFITS: usize = 3;
 
@@ -56,15 +63,17 @@ fn is_metadata(path: &FilePath, ignored: &[String]) -> bool {
 }
 
 impl Indexer {
-    /// Every document of a published version, ready to be written under `version`.
-    pub async fn documents(
+    /// Writes all documents of a published version under the external version `version`, and
+    /// returns how many. They are read, made and written as a stream; held back is what one call of
+    /// `Search::write` takes. What the engine refuses makes the version invalid.
+    pub(crate) async fn write_version(
         &self,
         project: &Project,
         name: &Version,
         state: &VersionState,
         revision: Option<u64>,
         version: Epoch,
-    ) -> Result<Vec<Write>, BuildError> {
+    ) -> Result<u64, TaskError> {
         let id = state.manifest.as_deref().unwrap_or_default();
         let manifest = self.versions.manifest(project, name, id).await?;
         // Read after `version` was taken: see `Versions::document_version`.
@@ -102,51 +111,83 @@ impl Indexer {
                 .buffered(READS)
         );
         let mut described: HashMap<FilePath, FilePath> = HashMap::new();
-        let mut writes = Vec::new();
-        while let Some(read) = reads.next().await {
-            let (metadata, entry) = read?;
-            self.check(&metadata)?;
-            let link = manifest.links.get(&metadata.path);
-            let data = manifest.files.get(&metadata.path).map(|file| DataObject {
-                size: file.size,
-                uploaded: file.uploaded,
-            });
-            if link.is_none() && data.is_none() && !is_redirection(&metadata) {
-                return Err(DocumentError::NoData {
-                    metapath: metadata.metapath.to_string(),
-                    path: metadata.path.to_string(),
+        let (mut held, mut bytes, mut total) = (Vec::new(), 0, 0);
+        let mut writing = FuturesUnordered::new();
+        let limit = self.search.write_size();
+        loop {
+            tokio::select! {
+                read = reads.next(), if writing.len() < WRITES => {
+                    let Some(read) = read else { break };
+                    let (metadata, entry) = read?;
+                    let document = self.document(&metadata, &entry, &manifest, &context)?;
+                    let first = described.insert(metadata.path.clone(), metadata.metapath.clone());
+                    if let Some(first) = first {
+                        return Err(BuildError::from(DocumentError::Duplicate {
+                            path: metadata.path.to_string(),
+                            first: first.to_string(),
+                            second: metadata.metapath.to_string(),
+                        })
+                        .into());
+                    }
+                    bytes += usize::try_from(entry.size).unwrap_or(limit) + EXTRA_BYTES;
+                    held.push(Write {
+                        id: format!("{project}:{}@{name}", metadata.path),
+                        version,
+                        document,
+                    });
+                    total += 1;
+                    if bytes >= limit {
+                        writing.push(self.search.write(std::mem::take(&mut held)));
+                        bytes = 0;
+                    }
                 }
-                .into());
+                Some(written) = writing.next() => accepted(written)?,
             }
-            let first = described.insert(metadata.path.clone(), metadata.metapath.clone());
-            if let Some(first) = first {
-                return Err(DocumentError::Duplicate {
-                    path: metadata.path.to_string(),
-                    first: first.to_string(),
-                    second: metadata.metapath.to_string(),
-                }
-                .into());
-            }
-            let title = metadata
-                .schema
-                .as_deref()
-                .and_then(|schema| self.config.schema(schema))
-                .and_then(|item| item.title());
-            let document = indexed(&metadata, title, entry.uploaded, data, link, &context);
-            // Before anything is written: of a version with one misfit, nothing is shown.
-            let misfits = self.mapping.check(&document, MISFITS);
-            if !misfits.is_empty() {
-                let misfits = misfits.join("; ");
-                let text = format!("'{}' does not fit the index: {misfits}", metadata.metapath);
-                return Err(BuildError::Invalid(text));
-            }
-            writes.push(Write {
-                id: format!("{project}:{}@{name}", metadata.path),
-                version,
-                document,
-            });
         }
-        Ok(writes)
+        if !held.is_empty() {
+            writing.push(self.search.write(held));
+        }
+        while let Some(written) = writing.next().await {
+            accepted(written)?;
+        }
+        Ok(total)
+    }
+
+    /// The indexed form of one metadata document, held to its schema and to the mapping before
+    /// anything of its version is written, as far as that is held back.
+    fn document(
+        &self,
+        metadata: &Metadata,
+        entry: &FileEntry,
+        manifest: &Manifest,
+        context: &VersionContext<'_>,
+    ) -> Result<Map<String, Value>, BuildError> {
+        self.check(metadata)?;
+        let link = manifest.links.get(&metadata.path);
+        let data = manifest.files.get(&metadata.path).map(|file| DataObject {
+            size: file.size,
+            uploaded: file.uploaded,
+        });
+        if link.is_none() && data.is_none() && !is_redirection(metadata) {
+            return Err(DocumentError::NoData {
+                metapath: metadata.metapath.to_string(),
+                path: metadata.path.to_string(),
+            }
+            .into());
+        }
+        let title = metadata
+            .schema
+            .as_deref()
+            .and_then(|schema| self.config.schema(schema))
+            .and_then(|item| item.title());
+        let document = indexed(metadata, title, entry.uploaded, data, link, context);
+        let misfits = self.mapping.check(&document, MISFITS);
+        if !misfits.is_empty() {
+            let misfits = misfits.join("; ");
+            let text = format!("'{}' does not fit the index: {misfits}", metadata.metapath);
+            return Err(BuildError::Invalid(text));
+        }
+        Ok(document)
     }
 
     async fn read(
@@ -227,6 +268,16 @@ impl Indexer {
             }
         }
         Ok(())
+    }
+}
+
+fn accepted(written: Result<Vec<WriteFailure>, SearchError>) -> Result<(), TaskError> {
+    match written?.first() {
+        None => Ok(()),
+        Some(failure) => Err(TaskError::Permanent(format!(
+            "'{}' does not fit the index: {}",
+            failure.id, failure.reason
+        ))),
     }
 }
 

@@ -1,10 +1,12 @@
 //! The indexer: `worker` takes tasks, `documents` reads a version's metadata out of the store and
-//! makes what is indexed, `reindex` fills an index from the store, `sweep` finds what was left
-//! undone.
+//! makes what is indexed, `reindex` fills an index from the store, `rebuild` makes a new one the
+//! live one, `sweep` finds what was left undone.
 //!
-//! It reaches everything through core's doors; no HTTP server and no engine here.
+//! It reaches everything through core's doors; no HTTP server and no engine here. The binary is in
+//! `main`.
 
 mod documents;
+mod rebuild;
 mod reindex;
 mod sweep;
 mod worker;
@@ -19,9 +21,10 @@ use artifactdb_core::versions::Versions;
 use jsonschema::Validator;
 use std::collections::HashMap;
 
-pub use reindex::{Progress, reindex};
+pub use rebuild::{Event, RebuildError, RebuildOptions, rebuild};
+pub use reindex::{Progress, Publish, Shard, projects, reindex};
 pub use sweep::{sweep, sweep_forever};
-pub use worker::run as work;
+pub use worker::{TaskError, run as work};
 
 /// What an indexing process works with.
 pub struct Indexer {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use artifactdb_core::id::{Project, Version};
 use artifactdb_core::permissions::Permissions;
 use artifactdb_core::query::Query;
-use artifactdb_core::queue::{Delivery, Priority, Task};
+use artifactdb_core::queue::{Delivery, HOLD, Priority, Queue, Task};
 use artifactdb_core::search::{Document, SearchError, SearchRequest, Write};
 use artifactdb_core::state::{Epoch, Stage, VersionState};
 use artifactdb_core::store::StoreError;
@@ -94,7 +94,8 @@ pub async fn run(indexer: Arc<Indexer>, mut stop: watch::Receiver<bool>) {
         };
         // A panic is a defect of one task; the worker has others to do.
         let performed = AssertUnwindSafe(indexer.perform(&delivery.task)).catch_unwind();
-        let outcome = performed.await.unwrap_or_else(|_| {
+        let outcome = holding(&*queue, &delivery, performed).await;
+        let outcome = outcome.unwrap_or_else(|_| {
             Err(TaskError::Permanent(
                 "the task broke off by a defect".to_owned(),
             ))
@@ -113,6 +114,22 @@ pub async fn run(indexer: Arc<Indexer>, mut stop: watch::Receiver<bool>) {
         if let Err(error) = answered {
             // It will be delivered again; doing it twice is harmless.
             tracing::warn!(task = ?delivery.task, %error, "cannot record the end of a task");
+        }
+    }
+}
+
+/// Runs `work`, and says all the while that the task is in hand.
+async fn holding<T>(queue: &dyn Queue, delivery: &Delivery, work: impl Future<Output = T>) -> T {
+    tokio::pin!(work);
+    let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + HOLD, HOLD);
+    loop {
+        tokio::select! {
+            done = &mut work => return done,
+            _ = ticks.tick() => {
+                if let Err(error) = queue.hold(delivery).await {
+                    tracing::debug!(%error, "cannot say that a task is in hand");
+                }
+            }
         }
     }
 }
@@ -239,29 +256,6 @@ impl Indexer {
                 _ => Err(superseded()),
             },
         }
-    }
-
-    /// Writes all documents of a version; what the engine refuses makes the version invalid.
-    pub(crate) async fn write_version(
-        &self,
-        project: &Project,
-        name: &Version,
-        state: &VersionState,
-        revision: Option<u64>,
-        version: Epoch,
-    ) -> Result<u64, TaskError> {
-        let writes = self
-            .documents(project, name, state, revision, version)
-            .await?;
-        let total = writes.len() as u64;
-        // In one call: a commit for another version must not show a part of this one.
-        if let Some(failure) = self.search.write(writes).await?.first() {
-            return Err(TaskError::Permanent(format!(
-                "'{}' does not fit the index: {}",
-                failure.id, failure.reason
-            )));
-        }
-        Ok(total)
     }
 
     /// Writes the documents of a project again with the permissions that its files hold now.

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use artifactdb_core::clock::Clock;
-use artifactdb_core::queue::{Delivery, JobRecord, JobStatus, Priority, Queue, QueueError, Task};
+use artifactdb_core::queue::{
+    DeadLetter, Delivery, JobRecord, JobStatus, Priority, Queue, QueueError, Task,
+};
 use async_trait::async_trait;
 use moka::sync::Cache;
 use parking_lot::Mutex;
@@ -17,6 +19,8 @@ use tokio::time::Instant;
 /// How long the record of a finished job is kept, and how many.
 const RECORD_LIFE: Duration = Duration::from_secs(24 * 3600);
 const RECORDS: u64 = 100_000;
+/// Tasks given up that are remembered.
+const DEAD: usize = 1000;
 
 pub struct EmbeddedQueue {
     clock: Arc<dyn Clock>,
@@ -32,8 +36,9 @@ struct State {
     known: HashSet<Task>,
     delayed: Vec<(Instant, Priority, Task, u32)>,
     /// By receipt. A worker of this process that dies takes the process with it.
-    in_hand: HashMap<u64, Task>,
+    in_hand: HashMap<String, Task>,
     receipts: u64,
+    dead: VecDeque<DeadLetter>,
 }
 
 impl EmbeddedQueue {
@@ -70,12 +75,12 @@ impl EmbeddedQueue {
         for (_, priority, task, attempts) in due {
             state.waiting[priority as usize].push_back((task, attempts));
         }
-        for priority in [Priority::Interactive, Priority::Bulk, Priority::Maintenance] {
+        for priority in Priority::ALL {
             if let Some((task, attempts)) = state.waiting[priority as usize].pop_front() {
                 state.known.remove(&task);
                 state.receipts += 1;
-                let receipt = state.receipts;
-                state.in_hand.insert(receipt, task.clone());
+                let receipt = state.receipts.to_string();
+                state.in_hand.insert(receipt.clone(), task.clone());
                 return Ok(Delivery {
                     receipt,
                     task,
@@ -126,15 +131,30 @@ impl Queue for EmbeddedQueue {
         }
     }
 
+    /// Whoever has a task dies with this process, and the queue with them.
+    async fn hold(&self, _: &Delivery) -> Result<(), QueueError> {
+        Ok(())
+    }
+
     async fn finish(
         &self,
         delivery: &Delivery,
         outcome: Result<Value, String>,
     ) -> Result<(), QueueError> {
-        self.state.lock().in_hand.remove(&delivery.receipt);
+        let mut state = self.state.lock();
+        state.in_hand.remove(&delivery.receipt);
         match outcome {
             Ok(result) => self.record(&delivery.task, JobStatus::Success, result, None),
-            Err(error) => self.record(&delivery.task, JobStatus::Failure, json!({}), Some(error)),
+            Err(error) => {
+                state.dead.truncate(DEAD - 1);
+                state.dead.push_front(DeadLetter {
+                    task: delivery.task.clone(),
+                    error: error.clone(),
+                    attempts: delivery.attempt,
+                    at: self.clock.now(),
+                });
+                self.record(&delivery.task, JobStatus::Failure, json!({}), Some(error));
+            }
         }
         Ok(())
     }
@@ -167,52 +187,14 @@ impl Queue for EmbeddedQueue {
         Ok(self.records.get(task))
     }
 
+    async fn dead(&self, limit: usize) -> Result<Vec<DeadLetter>, QueueError> {
+        let state = self.state.lock();
+        Ok(state.dead.iter().take(limit).cloned().collect())
+    }
+
     async fn depth(&self) -> Result<(usize, usize), QueueError> {
         let state = self.state.lock();
         let waiting = state.waiting.iter().map(VecDeque::len).sum::<usize>();
         Ok((waiting + state.delayed.len(), state.in_hand.len()))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use artifactdb_core::clock::SystemClock;
-    use artifactdb_core::id::Project;
-
-    fn task(tick: u64) -> Task {
-        Task::Permissions {
-            project: Project::new("P").unwrap(),
-            tick,
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn priorities_duplicates_retries_and_records() {
-        let queue = EmbeddedQueue::new(Arc::new(SystemClock));
-        queue.enqueue(task(1), Priority::Bulk).await.unwrap();
-        queue.enqueue(task(1), Priority::Bulk).await.unwrap();
-        queue.enqueue(task(2), Priority::Interactive).await.unwrap();
-        assert_eq!(queue.depth().await.unwrap(), (2, 0));
-        let first = queue.next().await.unwrap();
-        assert_eq!((first.task.clone(), first.attempt), (task(2), 1));
-        queue
-            .retry(&first, "away", Duration::from_secs(5))
-            .await
-            .unwrap();
-        let status = queue.job(&task(2)).await.unwrap().unwrap().status;
-        assert_eq!(status, JobStatus::Retry);
-        let second = queue.next().await.unwrap();
-        assert_eq!(second.task, task(1));
-        queue.finish(&second, Err("broken".into())).await.unwrap();
-        let again = queue.next().await.unwrap();
-        assert_eq!((again.task.clone(), again.attempt), (task(2), 2));
-        queue.finish(&again, Ok(json!(1))).await.unwrap();
-        let record = queue.job(&task(2)).await.unwrap().unwrap();
-        assert_eq!(
-            (record.status, record.result),
-            (JobStatus::Success, json!(1))
-        );
-        assert_eq!(queue.depth().await.unwrap(), (0, 0));
     }
 }

@@ -6,15 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
-use artifactdb_api::{App, service};
+use artifactdb_api::App;
 use artifactdb_core::clock::{Clock, SystemClock};
 use artifactdb_core::config::StorageConfig;
 use artifactdb_core::permissions::roles;
 use artifactdb_core::queue::Queue;
 use artifactdb_core::store::{Credentials, S3Store};
 use artifactdb_core::versions::{Rules, Versions};
-use artifactdb_indexer::{Indexer, reindex, sweep, sweep_forever, work};
-use axum::serve::ListenerExt;
+use artifactdb_indexer::{Indexer, Publish, Shard, projects, reindex, sweep, sweep_forever, work};
 use jiff::SignedDuration;
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -125,6 +124,9 @@ pub async fn start(options: &ServeOptions) -> anyhow::Result<Instance> {
     };
     let store = S3Store::new(&storage, credentials);
     config.storage = vec![storage];
+    // The whole instance is in this process, whatever servers it would have in a cluster.
+    config.elasticsearch = None;
+    config.redis = None;
 
     let (mapping, _) = config.mapping();
     let (folder, name) = (data.join("search"), config.name.clone());
@@ -178,11 +180,7 @@ pub async fn start(options: &ServeOptions) -> anyhow::Result<Instance> {
         .await
         .with_context(|| format!("cannot listen on {}", options.listen))?;
     let url = endpoint(&options.listen, listener.local_addr()?);
-    let listener = listener.tap_io(|stream| {
-        let _ = stream.set_nodelay(true);
-    });
-    let make = tower::make::Shared::new(service(app.clone()));
-    let server = axum::serve(listener, make).with_graceful_shutdown(stopped(stopping));
+    let server = artifactdb_api::serve(app.clone(), listener, stopped(stopping));
     let api = tokio::spawn(async move {
         if let Err(error) = server.await {
             tracing::error!(%error, "the API server failed");
@@ -307,7 +305,10 @@ fn storage(declared: Option<&StorageConfig>, instance: &str, endpoint: &str) -> 
 
 async fn fill(indexer: &Indexer) -> anyhow::Result<()> {
     let mut reported = std::time::Instant::now();
-    let progress = reindex(indexer, |progress| {
+    let all = projects(indexer, Shard::WHOLE)
+        .await
+        .map_err(|error| anyhow!("cannot list the projects: {error}"))?;
+    let progress = reindex(indexer, all, Publish::Yes, |progress| {
         if reported.elapsed() > Duration::from_secs(2) {
             tracing::info!(
                 versions = progress.versions,

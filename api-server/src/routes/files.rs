@@ -80,7 +80,7 @@ pub(crate) async fn metadata(
     let (mut concrete, mut document) = find(app, identity, &id).await?;
     if params.flag("follow_link")? {
         let mut hops = 0;
-        while let Some(link) = &document.link {
+        while let Some(link) = document.link() {
             hops += 1;
             let target = ArtifactId::parse(link).map_err(|_| ApiError::no_such_file())?;
             if hops > HOPS {

@@ -315,7 +315,7 @@ async fn compare(
             })
             .await?;
         for hit in &page.hits {
-            match (&hit.permissions, expected) {
+            match (hit.permissions(), expected) {
                 (Some(own), Some(expected)) if own == expected => {}
                 (None, _) => report.add(
                     format!("{}: missing permissions", hit.id),

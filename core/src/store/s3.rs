@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use aws_sdk_s3::config::{BehaviorVersion, Region, retry::RetryConfig, timeout::TimeoutConfig};
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::{ByteStream, DateTime};
-use aws_sdk_s3::types::{Delete, ObjectIdentifier};
+use aws_sdk_s3::types::{BucketVersioningStatus, Delete, ObjectIdentifier};
 use aws_sdk_s3::{Client, Config};
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use bytes::Bytes;
@@ -29,6 +29,7 @@ pub struct S3Store {
     presigner: Presigner,
     /// Whether listings name object versions.
     versioned: bool,
+    pinning: Option<bool>,
 }
 
 impl S3Store {
@@ -77,11 +78,44 @@ impl S3Store {
                 credentials,
             ),
             versioned: storage.version_pinning.unwrap_or(false),
+            pinning: storage.version_pinning,
         }
     }
 
     pub fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// Refuses a store that ignores conditional writes, and finds out whether the bucket keeps
+    /// versions where the configuration does not say so. Before this, it counts as not keeping any.
+    pub async fn prepare(&mut self) -> Result<(), StoreError> {
+        self.probe().await?;
+        if self.pinning.is_none() {
+            let answer = self
+                .client
+                .get_bucket_versioning()
+                .bucket(&self.bucket)
+                .send()
+                .await;
+            self.versioned = match answer {
+                Ok(answer) => answer.status() == Some(&BucketVersioningStatus::Enabled),
+                // Not every store knows the question, and not every role may ask it.
+                Err(error) => match failure(error) {
+                    StoreError::Refused(text) => {
+                        tracing::warn!(bucket = self.bucket, %text, "cannot tell whether the bucket keeps versions; set versionPinning");
+                        false
+                    }
+                    away => return Err(away),
+                },
+            };
+        }
+        if !self.versioned {
+            tracing::info!(
+                bucket = self.bucket,
+                "the bucket keeps no versions: late uploads are found by their ETag and not kept out"
+            );
+        }
+        Ok(())
     }
 
     /// Tries conditional writes for real: some stores accept the headers and ignore them, and on

@@ -5,7 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::{Versions, WriteError, random_id};
 use crate::id::{ArtifactId, FilePath, Project, Version};
 use crate::keys;
-use crate::lease::{Holder, LeaseKey};
+use crate::lease::{Holder, LeaseError, LeaseKey};
 use crate::state::{Epoch, Promise, Stage, VersionState};
 use crate::store::{self, Condition, StoreError};
 
@@ -43,10 +43,24 @@ impl Versions {
             stage: "uploading".to_owned(),
             info: None,
         };
-        let token = self
+        let acquired = self
             .lease
             .acquire(&key, holder, terms.deadline + LEASE_GRACE)
-            .await?;
+            .await;
+        let token = match acquired {
+            Ok(token) => token,
+            // Waiting for the lease of a version that cannot be uploaded anyway would be in vain;
+            // that of an indexed one is given back after its state says so.
+            Err(LeaseError::Held(record)) => {
+                if let Some((state, _)) = self.state(project, version).await?
+                    && state.stage == Stage::Indexed
+                {
+                    self.replaceable(project, version, &state)?;
+                }
+                return Err(WriteError::Locked(record));
+            }
+            Err(error) => return Err(error.into()),
+        };
         let begun = self.begin_leased(project, version, terms, &token).await;
         if begun.is_err() {
             // The lease ends by itself if this fails.

@@ -16,7 +16,6 @@ use std::time::{Duration, Instant};
 use artifactdb_core::document::without_nulls;
 use artifactdb_core::id::{Project, Version};
 use artifactdb_core::mapping::Mapping;
-use artifactdb_core::permissions::Permissions;
 use artifactdb_core::query::Query;
 use artifactdb_core::search::{
     AggregationKind, Cursor, Document, Page, ProjectsPage, Search, SearchError, SearchRequest,
@@ -228,7 +227,7 @@ impl Engine {
             .get_first(self.fields.source)
             .and_then(|value| value.as_bytes())
             .unwrap_or_default();
-        let document = Arc::new(parse_document(id, Bytes::copy_from_slice(body)));
+        let document = Arc::new(Document::new(id, Bytes::copy_from_slice(body)));
         self.documents.insert(key, document.clone());
         Ok(document)
     }
@@ -576,33 +575,6 @@ fn parse_cursor(cursor: &Cursor, keys: usize) -> Option<Hit> {
     })
 }
 
-/// Reads of a stored answer what the server itself needs.
-fn parse_document(id: String, body: Bytes) -> Document {
-    #[derive(Deserialize, Default)]
-    struct Shape {
-        #[serde(default)]
-        _extra: Extra,
-    }
-    #[derive(Deserialize, Default)]
-    struct Extra {
-        #[serde(default)]
-        permissions: Option<Permissions>,
-        #[serde(default)]
-        link: Option<Link>,
-    }
-    #[derive(Deserialize)]
-    struct Link {
-        artifactdb: String,
-    }
-    let shape: Shape = serde_json::from_slice(&body).unwrap_or_default();
-    Document {
-        id,
-        body,
-        permissions: shape._extra.permissions,
-        link: shape._extra.link.map(|link| link.artifactdb),
-    }
-}
-
 /// Runs `work` where it may block.
 async fn blocking<R: Send + 'static>(
     work: impl FnOnce() -> Result<R, SearchError> + Send + 'static,
@@ -621,6 +593,11 @@ impl Search for EmbeddedSearch {
     async fn write(&self, writes: Vec<Write>) -> Result<Vec<WriteFailure>, SearchError> {
         let engine = self.0.clone();
         blocking(move || engine.changing(|| engine.write_now(writes))).await
+    }
+
+    /// Another version's commit must not show a part of this one.
+    fn write_size(&self) -> usize {
+        usize::MAX
     }
 
     async fn remove(
@@ -709,9 +686,5 @@ impl Search for EmbeddedSearch {
     async fn count(&self) -> Result<u64, SearchError> {
         self.0.check_writer()?;
         Ok(self.0.reader.searcher().num_docs())
-    }
-
-    fn index_name(&self) -> String {
-        self.0.name.clone()
     }
 }

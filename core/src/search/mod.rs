@@ -1,6 +1,11 @@
 //! The door to the search engine. What it holds is disposable: S3 can fill it again.
+//!
+//! The client of Elasticsearch and OpenSearch is in `elasticsearch`.
 
-use std::sync::Arc;
+#[cfg(feature = "search")]
+pub mod elasticsearch;
+
+use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -31,15 +36,57 @@ pub struct Document {
     pub id: String,
     /// JSON without nulls, with `_extra.index_name`.
     pub body: Bytes,
-    pub permissions: Option<Permissions>,
-    /// What its file links to.
-    pub link: Option<String>,
+    /// What the server itself needs of it, read when it is first asked for.
+    shape: OnceLock<Shape>,
+}
+
+#[derive(Debug, Deserialize, Default)]
+struct Shape {
+    #[serde(default)]
+    _extra: Extra,
+}
+
+#[derive(Debug, Deserialize, Default)]
+struct Extra {
+    #[serde(default)]
+    permissions: Option<Permissions>,
+    #[serde(default)]
+    link: Option<Link>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Link {
+    artifactdb: String,
 }
 
 impl Document {
+    pub fn new(id: String, body: Bytes) -> Self {
+        Self {
+            id,
+            body,
+            shape: OnceLock::new(),
+        }
+    }
+
     /// The answer parsed again.
     pub fn value(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or(Value::Null)
+    }
+
+    fn extra(&self) -> &Extra {
+        let shape = self
+            .shape
+            .get_or_init(|| serde_json::from_slice(&self.body).unwrap_or_default());
+        &shape._extra
+    }
+
+    pub fn permissions(&self) -> Option<&Permissions> {
+        self.extra().permissions.as_ref()
+    }
+
+    /// What its file links to.
+    pub fn link(&self) -> Option<&str> {
+        self.extra().link.as_ref().map(|link| &*link.artifactdb)
     }
 }
 
@@ -113,6 +160,10 @@ pub trait Search: Send + Sync {
     /// Writes documents; what cannot be written is returned, the rest stays.
     async fn write(&self, writes: Vec<Write>) -> Result<Vec<WriteFailure>, SearchError>;
 
+    /// Bytes of documents that are worth holding back for one call of `write`. An engine that shows
+    /// nothing of what is written before it is all there takes a whole version at once.
+    fn write_size(&self) -> usize;
+
     /// Removes the documents of a version that were written below `version`; returns how many.
     async fn remove(
         &self,
@@ -149,7 +200,4 @@ pub trait Search: Send + Sync {
 
     /// Documents in the index.
     async fn count(&self) -> Result<u64, SearchError>;
-
-    /// The concrete index that answers.
-    fn index_name(&self) -> String;
 }

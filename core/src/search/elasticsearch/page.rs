@@ -1,0 +1,456 @@
+//! Reads: pages of hits, single documents, aggregations.
+//!
+//! A first page is one request. Pages after it read a point in time, so that nothing is left out or
+//! met twice while documents are written. It is opened when the second page is asked for, where the
+//! order is the same in every snapshot (fields, then the id); where it is by relevance, which shifts
+//! with every write, the first page is read in it already.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use elasticsearch::http::Method;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use super::client::RequestError;
+use super::compile::{compile, scores_evenly};
+use super::{Elasticsearch, answered};
+use crate::mapping::Scalar;
+use crate::query::Query;
+use crate::search::{Cursor, Document, Page, ProjectsPage, SearchError, SearchRequest, SortKey};
+
+/// How long a point in time lives after its last use.
+const KEEP_ALIVE: &str = "2m";
+/// What a cursor names until its point in time is opened.
+const NOT_OPENED: &str = "";
+/// What makes the order of hits total.
+const TIE_BREAK: &str = "_extra.id";
+/// Buckets of one composite aggregation.
+const BUCKETS: usize = 1000;
+
+#[derive(Deserialize)]
+struct Answer<'a> {
+    #[serde(borrow)]
+    hits: Hits<'a>,
+    #[serde(default)]
+    pit_id: Option<String>,
+    #[serde(default)]
+    timed_out: bool,
+    #[serde(rename = "_shards")]
+    shards: Shards,
+}
+
+#[derive(Deserialize)]
+struct Shards {
+    failed: u64,
+}
+
+#[derive(Deserialize)]
+struct Hits<'a> {
+    #[serde(default)]
+    total: Option<Total>,
+    #[serde(borrow, default)]
+    hits: Vec<Hit<'a>>,
+}
+
+#[derive(Deserialize)]
+struct Total {
+    value: u64,
+}
+
+#[derive(Deserialize)]
+struct Hit<'a> {
+    #[serde(borrow)]
+    _index: Cow<'a, str>,
+    #[serde(borrow)]
+    _id: Cow<'a, str>,
+    #[serde(borrow)]
+    _source: &'a RawValue,
+    #[serde(default)]
+    sort: Vec<Value>,
+}
+
+#[derive(Deserialize)]
+struct Got<'a> {
+    #[serde(borrow)]
+    _index: Cow<'a, str>,
+    found: bool,
+    #[serde(borrow, default)]
+    _source: Option<&'a RawValue>,
+}
+
+fn unreadable(error: serde_json::Error) -> SearchError {
+    SearchError::Unavailable(format!("an answer that cannot be read: {error}"))
+}
+
+impl Elasticsearch {
+    pub(super) async fn get_document(
+        &self,
+        id: &str,
+    ) -> Result<Option<Arc<Document>>, SearchError> {
+        let name = utf8_percent_encode(id, NON_ALPHANUMERIC);
+        let path = format!("/{}/_doc/{name}", self.target());
+        let bytes = match self.client.send(Method::Get, &path, &[], None, None).await {
+            Ok(bytes) => bytes,
+            Err(RequestError::Refused(refusal))
+                if refusal.status == 404 && refusal.kind.is_empty() =>
+            {
+                return Ok(None);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let got: Got = serde_json::from_slice(&bytes).map_err(unreadable)?;
+        Ok(match got._source {
+            Some(source) if got.found => {
+                Some(Arc::new(answered(id.to_owned(), &got._index, source.get())))
+            }
+            _ => None,
+        })
+    }
+
+    /// The sort as the engine takes it, with the tie-break that makes it total.
+    fn sort(&self, keys: &[SortKey]) -> Result<Vec<Value>, SearchError> {
+        let mut sort = Vec::with_capacity(keys.len() + 2);
+        for key in keys {
+            if key.field == "_score" {
+                sort.push(json!({"_score": "desc"}));
+                continue;
+            }
+            let (column, _) = self.column(&key.field, "sort on", &|field| {
+                SearchError::Invalid(format!("sort error: Field '{field}' isn't sortable"))
+            })?;
+            let order = if key.descending { "desc" } else { "asc" };
+            sort.push(json!({column: {"order": order, "missing": "_last"}}));
+        }
+        if sort.is_empty() {
+            sort.push(json!({"_score": "desc"}));
+        }
+        sort.push(json!({TIE_BREAK: "asc"}));
+        Ok(sort)
+    }
+
+    pub(super) async fn search_page(&self, request: SearchRequest) -> Result<Page, SearchError> {
+        let sort = self.sort(&request.sort)?;
+        let keys = sort.len();
+        let by_relevance =
+            request.sort.is_empty() || request.sort.iter().any(|key| key.field == "_score");
+        let shifting = by_relevance && !scores_evenly(&request.query);
+        let (mut snapshot, mut after) = match request.cursor {
+            None => (None, None),
+            Some(cursor) if cursor.snapshot == NOT_OPENED => {
+                (Some(self.open_snapshot().await?), Some(cursor.after))
+            }
+            Some(cursor) => (Some(cursor.snapshot), Some(cursor.after)),
+        };
+        // What is highest is to be the same on every page.
+        if request.latest && snapshot.is_none() {
+            snapshot = Some(self.open_snapshot().await?);
+        }
+        loop {
+            let mut query = compile(&request.query, &self.mapping);
+            if request.latest {
+                let Some(filter) = self.latest_filter(&query, snapshot.as_deref()).await? else {
+                    return Ok(Page {
+                        hits: Vec::new(),
+                        total: 0,
+                        next: None,
+                    });
+                };
+                query = json!({"bool": {"must": [query], "filter": [filter]}});
+            }
+            let mut body = json!({
+                "query": query,
+                "size": request.size + 1,
+                "sort": sort,
+                "track_total_hits": true,
+            });
+            if let Some(after) = &after {
+                body["search_after"] = json!(after);
+            }
+            let bytes = self.send_search(body, snapshot.as_deref()).await?;
+            let answer: Answer = serde_json::from_slice(&bytes).map_err(unreadable)?;
+            complete(answer.timed_out, answer.shards.failed)?;
+            let total = answer.hits.total.map_or(0, |total| total.value);
+            let mut hits = answer.hits.hits;
+            let more = hits.len() > request.size;
+            if more && shifting && snapshot.is_none() {
+                snapshot = Some(self.open_snapshot().await?);
+                after = None;
+                continue;
+            }
+            hits.truncate(request.size);
+            let next = match hits.last() {
+                Some(last) if more => Some(Cursor {
+                    snapshot: answer
+                        .pit_id
+                        .or_else(|| snapshot.clone())
+                        .unwrap_or_else(|| NOT_OPENED.to_owned()),
+                    // The engine adds a tie-break of its own in a point in time.
+                    after: last.sort.iter().take(keys).cloned().collect(),
+                }),
+                _ => None,
+            };
+            if let (None, Some(over)) = (&next, &snapshot) {
+                self.close_snapshot(over).await;
+            }
+            let hits = hits
+                .into_iter()
+                .map(|hit| {
+                    let id = hit._id.into_owned();
+                    Arc::new(answered(id, &hit._index, hit._source.get()))
+                })
+                .collect();
+            return Ok(Page { hits, total, next });
+        }
+    }
+
+    /// Sends a search to the live index, or to a point in time.
+    async fn send_search(
+        &self,
+        mut body: Value,
+        snapshot: Option<&str>,
+    ) -> Result<Bytes, SearchError> {
+        let path = match snapshot {
+            None => format!("/{}/_search", self.target()),
+            Some(id) => {
+                body["pit"] = json!({"id": id, "keep_alive": KEEP_ALIVE});
+                "/_search".to_owned()
+            }
+        };
+        let sent = self
+            .client
+            .send(
+                Method::Post,
+                &path,
+                &[],
+                Some(body.to_string().into()),
+                None,
+            )
+            .await;
+        match sent {
+            Ok(bytes) => Ok(bytes),
+            // An id that no node knows, in any of the ways in which that is told.
+            Err(RequestError::Refused(refusal))
+                if snapshot.is_some()
+                    && (refusal.status == 404
+                        || refusal.reason.contains("point in time")
+                        || refusal.reason.contains("invalid id")) =>
+            {
+                Err(SearchError::Expired)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn open_snapshot(&self) -> Result<String, SearchError> {
+        let query = [("keep_alive", KEEP_ALIVE)];
+        if !self.opensearch.load(Ordering::Relaxed) {
+            let path = format!("/{}/_pit", self.target());
+            match self.client.json(Method::Post, &path, &query, None).await {
+                Ok(answer) => return point_in_time(&answer["id"]),
+                Err(error) if matches!(error.status(), 400 | 405) => {
+                    self.opensearch.store(true, Ordering::Relaxed);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let path = format!("/{}/_search/point_in_time", self.target());
+        let answer = self.client.json(Method::Post, &path, &query, None).await?;
+        point_in_time(&answer["pit_id"])
+    }
+
+    /// Gives a point in time back early; it ends by itself otherwise.
+    async fn close_snapshot(&self, id: &str) {
+        let (path, body) = match self.opensearch.load(Ordering::Relaxed) {
+            false => ("/_pit", json!({"id": id})),
+            true => ("/_search/point_in_time", json!({"pit_id": [id]})),
+        };
+        let closed = self.client.json(Method::Delete, path, &[], Some(&body));
+        if let Err(error) = closed.await {
+            tracing::debug!(%error, "cannot close a point in time");
+        }
+    }
+
+    /// The filter for the highest revision of each project among the hits of `query`; `None` when
+    /// none has a revision.
+    async fn latest_filter(
+        &self,
+        query: &Value,
+        snapshot: Option<&str>,
+    ) -> Result<Option<Value>, SearchError> {
+        let mut by_revision: BTreeMap<u64, Vec<String>> = BTreeMap::new();
+        let mut after = None;
+        loop {
+            let mut composite = json!({
+                "size": BUCKETS,
+                "sources": [{"project": {"terms": {"field": "_extra.project_id"}}}],
+            });
+            if let Some(after) = after.take() {
+                composite["after"] = after;
+            }
+            let body = json!({
+                "query": query, "size": 0, "track_total_hits": false,
+                "aggs": {"projects": {"composite": composite, "aggs": {
+                    "highest": {"max": {"field": "_extra.numerical_revision"}},
+                }}},
+            });
+            let bytes = self.send_search(body, snapshot).await?;
+            let mut answer: Value = serde_json::from_slice(&bytes).map_err(unreadable)?;
+            whole(&answer)?;
+            let aggregation = answer["aggregations"]["projects"].take();
+            for bucket in aggregation["buckets"].as_array().into_iter().flatten() {
+                let highest = bucket["highest"]["value"].as_f64();
+                if let (Some(highest), Some(project)) = (highest, bucket["key"]["project"].as_str())
+                {
+                    by_revision
+                        .entry(highest as u64)
+                        .or_default()
+                        .push(project.to_owned());
+                }
+            }
+            match aggregation.get("after_key") {
+                Some(key) => after = Some(key.clone()),
+                None => break,
+            }
+        }
+        if by_revision.is_empty() {
+            return Ok(None);
+        }
+        // Few revisions are the highest of many projects: a clause for each revision.
+        let should: Vec<Value> = by_revision
+            .into_iter()
+            .map(|(revision, projects)| {
+                json!({"bool": {"filter": [
+                    {"term": {"_extra.numerical_revision": revision}},
+                    {"terms": {"_extra.project_id": projects}},
+                ]}})
+            })
+            .collect();
+        Ok(Some(json!({"bool": {"should": should}})))
+    }
+
+    pub(super) async fn aggregation(
+        &self,
+        query: &Query,
+        aggregation: Value,
+    ) -> Result<Value, SearchError> {
+        let body = json!({
+            "query": compile(query, &self.mapping), "size": 0, "track_total_hits": false,
+            "aggs": {"answer": aggregation},
+        });
+        let bytes = self.send_search(body, None).await?;
+        let mut answer: Value = serde_json::from_slice(&bytes).map_err(unreadable)?;
+        whole(&answer)?;
+        Ok(answer["aggregations"]["answer"].take())
+    }
+
+    pub(super) async fn projects_page(
+        &self,
+        query: &Query,
+        field: &str,
+        after: Option<&str>,
+        size: usize,
+    ) -> Result<ProjectsPage, SearchError> {
+        let (column, scalar) = self.column(field, "aggregate on", &|field| {
+            SearchError::Invalid(format!("Field '{field}' can't be aggregated"))
+        })?;
+        let total = self.aggregation(
+            query,
+            json!({"cardinality": {"field": "_extra.project_id", "precision_threshold": 40_000}}),
+        );
+        let pages = async {
+            let mut projects: Vec<(String, Vec<String>)> = Vec::new();
+            // Behind every value of the project that was the last of the page before.
+            let mut from = after.map(|after| json!({"project": after, "value": greatest(scalar)}));
+            loop {
+                let mut composite = json!({
+                    "size": BUCKETS,
+                    "sources": [
+                        {"project": {"terms": {"field": "_extra.project_id"}}},
+                        {"value": {"terms": {"field": column, "missing_bucket": true, "missing_order": "first"}}},
+                    ],
+                });
+                if let Some(from) = from.take() {
+                    composite["after"] = from;
+                }
+                let aggregation = json!({"composite": composite});
+                let answer = self.aggregation(query, aggregation).await?;
+                for bucket in answer["buckets"].as_array().into_iter().flatten() {
+                    let key = &bucket["key"];
+                    let Some(project) = key["project"].as_str() else {
+                        continue;
+                    };
+                    if after.is_some_and(|after| project <= after) {
+                        continue;
+                    }
+                    if projects.last().is_none_or(|(last, _)| last != project) {
+                        if projects.len() == size {
+                            return Ok::<_, SearchError>((projects, true));
+                        }
+                        projects.push((project.to_owned(), Vec::new()));
+                    }
+                    let value = match &key["value"] {
+                        Value::Null => continue,
+                        Value::String(text) => text.clone(),
+                        other => other.to_string(),
+                    };
+                    if let Some((_, values)) = projects.last_mut() {
+                        values.push(value);
+                    }
+                }
+                match answer.get("after_key") {
+                    Some(key) => from = Some(key.clone()),
+                    None => return Ok((projects, false)),
+                }
+            }
+        };
+        let (total, pages) = tokio::join!(total, pages);
+        let (projects, more) = pages?;
+        Ok(ProjectsPage {
+            projects,
+            total: total?["value"].as_u64().unwrap_or(0),
+            more,
+        })
+    }
+}
+
+/// A value that sorts behind every other of a column.
+fn greatest(scalar: Scalar) -> Value {
+    match scalar {
+        Scalar::Keyword | Scalar::Text => json!("\u{10FFFF}"),
+        Scalar::Boolean => json!(true),
+        Scalar::Float | Scalar::Double => json!(f64::MAX),
+        _ => json!(i64::MAX),
+    }
+}
+
+fn point_in_time(id: &Value) -> Result<String, SearchError> {
+    match id.as_str() {
+        Some(id) => Ok(id.to_owned()),
+        None => Err(SearchError::Unavailable(
+            "the engine gave no point in time".to_owned(),
+        )),
+    }
+}
+
+/// Refuses an answer that shards are missing from: hits would be left out without a word.
+fn complete(timed_out: bool, failed: u64) -> Result<(), SearchError> {
+    match timed_out || failed > 0 {
+        true => Err(SearchError::Unavailable(format!(
+            "{failed} shards did not answer"
+        ))),
+        false => Ok(()),
+    }
+}
+
+fn whole(answer: &Value) -> Result<(), SearchError> {
+    complete(
+        answer["timed_out"] == true,
+        answer["_shards"]["failed"].as_u64().unwrap_or(0),
+    )
+}

@@ -1,0 +1,356 @@
+//! `artifactdb-indexer`: what works behind an instance's API. Stateless, like the API.
+
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow};
+use artifactdb_core::clock::{Clock, SystemClock};
+use artifactdb_core::config::InstanceConfig;
+use artifactdb_core::connect::{ConnectError, SecretFiles, Servers, connect, read_config};
+use artifactdb_core::search::elasticsearch::Standing;
+use artifactdb_core::store::StoreError;
+use artifactdb_indexer::{
+    Event, Indexer, RebuildOptions, Shard, rebuild, sweep, sweep_forever, work,
+};
+use clap::{Args, Parser, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+// musl's allocator is slow under threads.
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Pauses between attempts to reach a server at the start.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Shortest time between two lines of progress.
+const LINE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The workers behind an ArtifactDB instance.
+#[derive(Debug, Parser)]
+#[command(
+    name = "artifactdb-indexer",
+    version,
+    after_help = "Secrets are files below the secrets folder, the same as for artifactdb-api."
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Args)]
+struct Common {
+    /// The instance's configuration, JSON.
+    #[arg(
+        long,
+        value_name = "PATH",
+        env = "ARTIFACTDB_CONFIG",
+        global = true,
+        default_value = "/etc/artifactdb/instance.json"
+    )]
+    config: PathBuf,
+    /// Folder of the mounted secrets.
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "ARTIFACTDB_SECRETS",
+        global = true,
+        default_value = "/etc/artifactdb/secrets"
+    )]
+    secrets: PathBuf,
+    /// Log as JSON lines.
+    #[arg(long, env = "ARTIFACTDB_LOG_JSON", global = true)]
+    log_json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Take tasks and do them, until told to stop.
+    Worker {
+        /// Tasks that are done at the same time.
+        #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
+        concurrency: u16,
+    },
+    /// Build a new index from the store beside the live one, and switch to it.
+    #[command(
+        after_help = "Several processes share the work with --shard 0/4 to --shard 3/4; the last one to end switches.\n\nOn a terminal it shows a bar, elsewhere it prints JSON lines."
+    )]
+    Reindex {
+        /// The part of the projects that this process does, `<number>/<of>`, from 0.
+        #[arg(long, default_value = "0/1", value_parser = parse_shard)]
+        shard: Shard,
+        /// Switch although versions do not fit the schemas and will be missing.
+        #[arg(long)]
+        allow_failed: bool,
+    },
+    /// Look for what a dead process left undone and for what has become due.
+    Sweep {
+        /// Go on, with pauses of so many seconds; absent: once.
+        #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+        every: Option<u64>,
+    },
+    /// Print the tasks that were given up, newest first, as JSON lines.
+    DeadLetters {
+        /// How many at the most.
+        #[arg(long, default_value_t = 100)]
+        limit: usize,
+    },
+    /// Take a snapshot of the live index into a repository that the engine knows.
+    Snapshot {
+        /// Name of the repository.
+        #[arg(long)]
+        repository: String,
+    },
+}
+
+fn parse_shard(text: &str) -> Result<Shard, String> {
+    let parsed = text.split_once('/').and_then(|(index, of)| {
+        Some(Shard {
+            index: index.parse().ok()?,
+            of: of.parse().ok()?,
+        })
+    });
+    match parsed {
+        Some(shard) if shard.index < shard.of => Ok(shard),
+        _ => Err("expected <number>/<of>, the number from 0, such as 0/4".to_owned()),
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    if arguments.common.log_json {
+        log.json().init();
+    } else {
+        log.init();
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .max_blocking_threads(16)
+        .build();
+    let ran = runtime
+        .context("cannot start")
+        .and_then(|runtime| runtime.block_on(run(arguments)));
+    match ran {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let config = read_config(&arguments.common.config)?;
+    let secrets = SecretFiles::new(&arguments.common.secrets);
+    let (stop, stopping) = watch::channel(false);
+    let (mut terminate, mut interrupt) = (
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    );
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        let _ = stop.send(true);
+    });
+    let mut stopped = stopping.clone();
+    let worked = async move {
+        let servers = reach(&config, &secrets).await?;
+        let process = Process::new(config, servers)?;
+        match arguments.command {
+            Command::Worker { concurrency } => process.worker(concurrency, stopping).await,
+            Command::Reindex {
+                shard,
+                allow_failed,
+            } => process.reindex(shard, allow_failed).await,
+            Command::Sweep { every: None } => {
+                let acted = sweep(&process.servers.versions).await?;
+                println!("{}", json!({"event": "swept", "acted": acted}));
+                Ok(())
+            }
+            Command::Sweep {
+                every: Some(seconds),
+            } => {
+                let versions = process.servers.versions.clone();
+                sweep_forever(versions, Duration::from_secs(seconds), stopping).await;
+                Ok(())
+            }
+            Command::DeadLetters { limit } => {
+                let queue = &process.servers.versions.queue;
+                for letter in queue.dead(limit).await? {
+                    println!("{}", json!(letter));
+                }
+                Ok(())
+            }
+            Command::Snapshot { repository } => process.snapshot(&repository).await,
+        }
+    };
+    tokio::pin!(worked);
+    tokio::select! {
+        done = &mut worked => done,
+        _ = stopped.wait_for(|stop| *stop) => {
+            // Workers end their tasks; what does not end is taken up by another process.
+            match tokio::time::timeout(Duration::from_secs(25), worked).await {
+                Ok(done) => done,
+                Err(_) => Ok(()),
+            }
+        }
+    }
+}
+
+async fn reach(config: &InstanceConfig, secrets: &SecretFiles) -> anyhow::Result<Servers> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    loop {
+        match connect(config, secrets, clock.clone()).await {
+            Ok(servers) => return Ok(servers),
+            Err(ConnectError::Store {
+                alias,
+                problem: StoreError::Unavailable(reason),
+            }) => {
+                tracing::warn!(alias, reason, "waiting for the object store");
+                tokio::time::sleep(PAUSE).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+struct Process {
+    servers: Servers,
+    indexer: Arc<Indexer>,
+}
+
+impl Process {
+    fn new(config: InstanceConfig, servers: Servers) -> anyhow::Result<Self> {
+        let indexer = Indexer::new(
+            servers.versions.clone(),
+            servers.search.clone(),
+            Arc::new(config),
+        )
+        .map_err(|problem| anyhow!("{problem}"))?;
+        Ok(Self {
+            servers,
+            indexer: Arc::new(indexer),
+        })
+    }
+
+    async fn worker(
+        &self,
+        concurrency: u16,
+        stopping: watch::Receiver<bool>,
+    ) -> anyhow::Result<()> {
+        self.index_for_work(&stopping).await;
+        let mut workers = tokio::task::JoinSet::new();
+        for _ in 0..concurrency {
+            workers.spawn(work(self.indexer.clone(), stopping.clone()));
+        }
+        tracing::info!(concurrency, "taking tasks");
+        while workers.join_next().await.is_some() {}
+        Ok(())
+    }
+
+    /// Sees to it that there is an index to write to. An outdated one serves on until it is built
+    /// anew, which is asked for and not done here; where there is none, there is nothing to lose.
+    async fn index_for_work(&self, stopping: &watch::Receiver<bool>) {
+        while !*stopping.borrow() {
+            match self.servers.search.prepare().await {
+                Ok(Standing::Current | Standing::Extended) => return,
+                Ok(Standing::Outdated) => {
+                    tracing::warn!(
+                        "the live index has another mapping; run `artifactdb-indexer reindex`"
+                    );
+                    return;
+                }
+                Ok(Standing::Missing) => {
+                    tracing::info!("there is no index yet: building it from the store");
+                    match self.reindex(Shard::WHOLE, true).await {
+                        Ok(()) => return,
+                        Err(error) => tracing::warn!("cannot build the index: {error:#}"),
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "waiting for the search engine"),
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    async fn reindex(&self, shard: Shard, allow_failed: bool) -> anyhow::Result<()> {
+        let options = RebuildOptions {
+            shard,
+            allow_failed,
+        };
+        let mut shown = Shown::new();
+        rebuild(&self.indexer, &self.servers.search, options, |event| {
+            shown.show(event);
+        })
+        .await?;
+        Ok(())
+    }
+
+    async fn snapshot(&self, repository: &str) -> anyhow::Result<()> {
+        let name = jiff::Timestamp::now()
+            .strftime("artifactdb-%Y%m%d-%H%M%S-%3f")
+            .to_string();
+        let taken = self.servers.search.snapshot(repository, &name).await?;
+        println!(
+            "{}",
+            json!({"event": "snapshot", "name": name, "snapshot": taken})
+        );
+        Ok(())
+    }
+}
+
+/// The progress of a rebuild, for people or for machines.
+struct Shown {
+    bar: Option<ProgressBar>,
+    last: Option<Instant>,
+}
+
+impl Shown {
+    fn new() -> Self {
+        let style = ProgressStyle::with_template(
+            "{msg} [{wide_bar}] {pos}/{len} projects, {elapsed}, {eta} left",
+        );
+        let bar = match (std::io::stdout().is_terminal(), style) {
+            (true, Ok(style)) => Some(ProgressBar::new(0).with_style(style)),
+            _ => None,
+        };
+        Self { bar, last: None }
+    }
+
+    fn show(&mut self, event: Event) {
+        match &self.bar {
+            Some(bar) => match event {
+                Event::Progress(progress) => {
+                    bar.set_length(progress.of_projects as u64);
+                    bar.set_position(progress.projects as u64);
+                    bar.set_message(format!("{} documents", progress.documents));
+                }
+                Event::Switched { index } => bar.finish_with_message(format!("{index} is live")),
+                other => bar.println(format!("{other:?}")),
+            },
+            None => {
+                let minor = matches!(event, Event::Progress(p) if p.projects < p.of_projects);
+                if minor && self.last.is_some_and(|at| at.elapsed() < LINE_INTERVAL) {
+                    return;
+                }
+                self.last = Some(Instant::now());
+                let mut out = std::io::stdout().lock();
+                let _ = writeln!(out, "{}", json!(event));
+            }
+        }
+    }
+}
