@@ -151,12 +151,15 @@ start_s3() {
 {"identities": [{"name": "test", "actions": ["Admin", "Read", "Write", "List", "Tagging"],
   "credentials": [{"accessKey": "$S3_ACCESS_KEY", "secretKey": "$S3_SECRET_KEY"}]}]}
 EOF
+    # Every bucket grows volumes of its own: one at a time, or the tests' buckets use them all up.
+    printf '[master.volume_growth]\ncopy_1 = 1\n' >"$home/master.toml"
     local at=$((S3_PORT + 1))
+    cd "$home"
     nohup "$WEED" server -ip=127.0.0.1 -ip.bind=127.0.0.1 -dir="$home/data" -master.telemetry=false \
         -master.port=$at -volume.port=$((at + 1)) -filer -filer.port=$((at + 2)) \
         -master.port.grpc=$((at + 3)) -volume.port.grpc=$((at + 4)) -filer.port.grpc=$((at + 5)) \
         -s3 -s3.port="$S3_PORT" -s3.port.grpc=$((at + 6)) -s3.port.iceberg=0 -s3.port.lance=0 -s3.config="$home/s3.json" \
-        -volume.max=200 -master.volumeSizeLimitMB=512 >"$home/log" 2>&1 </dev/null &
+        -volume.max=5000 -master.volumeSizeLimitMB=128 >"$home/log" 2>&1 </dev/null &
     echo $! >"$home/pid"
     await SeaweedFS "http://127.0.0.1:$S3_PORT/" "$home/log" "$(cat "$home/pid")"
 }

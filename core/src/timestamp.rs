@@ -50,8 +50,9 @@ pub fn parse_moment(text: &str, now: Timestamp) -> Option<Timestamp> {
     parse_date(text).map(|(start, _)| start)
 }
 
-/// The half-open interval that a date text of any precision names: a year, month, day, or an exact
-/// moment (then both ends are equal). Accepts RFC 3339, naive date-times (read as UTC) and epoch
+/// The half-open interval that a date text of any precision names: a day, or an exact moment (then
+/// both ends are equal). A year or a month stands for its first day: Elasticsearch fills a missing
+/// month and day with the first, and only missing hours by the end that is asked for. Accepts RFC 3339, naive date-times (read as UTC) and epoch
 /// milliseconds.
 pub fn parse_date(text: &str) -> Option<(Timestamp, Timestamp)> {
     let text = text.trim();
@@ -67,8 +68,7 @@ pub fn parse_date(text: &str) -> Option<(Timestamp, Timestamp)> {
         [year] if year.len() == 4 => {
             let year = digits(year, 4)?.ok()?;
             let start = jiff::civil::Date::new(year, 1, 1).ok()?;
-            let end = jiff::civil::Date::new(year.checked_add(1)?, 1, 1).ok()?;
-            Some((utc(start.into())?, utc(end.into())?))
+            Some((utc(start.into())?, utc(start.tomorrow().ok()?.into())?))
         }
         [millis] => {
             let millis: i64 = millis.parse().ok()?;
@@ -78,8 +78,7 @@ pub fn parse_date(text: &str) -> Option<(Timestamp, Timestamp)> {
         [year, month] => {
             let (year, month) = (digits(year, 4)?.ok()?, digits(month, 2)?.ok()?);
             let start = jiff::civil::Date::new(year, i8::try_from(month).ok()?, 1).ok()?;
-            let end = start.checked_add(jiff::Span::new().months(1)).ok()?;
-            Some((utc(start.into())?, utc(end.into())?))
+            Some((utc(start.into())?, utc(start.tomorrow().ok()?.into())?))
         }
         _ => {
             if let Ok(date) = text.parse::<jiff::civil::Date>()
@@ -123,11 +122,11 @@ mod tests {
         let span = |text| parse_date(text).map(|(a, b)| format!("{a} {b}"));
         assert_eq!(
             span("2024-02").as_deref(),
-            Some("2024-02-01T00:00:00Z 2024-03-01T00:00:00Z")
+            Some("2024-02-01T00:00:00Z 2024-02-02T00:00:00Z")
         );
         assert_eq!(
             span("2024").as_deref(),
-            Some("2024-01-01T00:00:00Z 2025-01-01T00:00:00Z")
+            Some("2024-01-01T00:00:00Z 2024-01-02T00:00:00Z")
         );
         assert_eq!(
             span("2024-02-29T10:00:00+02:00").as_deref(),

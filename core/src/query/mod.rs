@@ -3,10 +3,12 @@
 //! Parsing of the Lucene syntax is in `parser`; no engine here.
 
 mod parser;
+mod value;
 
 use serde_json::Value;
 
 pub use parser::{Limits, ParseError, parse};
+pub use value::{date, number};
 
 /// One end of a range, as the caller wrote it; the field's type decides how it is read.
 #[derive(Debug, Clone, PartialEq, Eq)]

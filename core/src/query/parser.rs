@@ -159,7 +159,7 @@ impl Parser {
             }
             let and = self.eat_operator("AND") || self.eat_operator("&&");
             let or = !and && (self.eat_operator("OR") || self.eat_operator("||"));
-            if (and || or) && clauses.is_empty() {
+            if (and || or) && (clauses.is_empty() || self.at_word(&["AND", "OR", "&&", "||"])) {
                 return Err(self.error("an operator needs something before it"));
             }
             let mut occur = if self.eat_operator("NOT") || self.eat_operator("!") || self.eat('!') {
@@ -174,7 +174,8 @@ impl Parser {
             } else {
                 Occur::Should
             };
-            if self.done() || self.peek().is_some_and(|c| is_space(c) || c == ')') {
+            let open = self.done() || self.peek().is_some_and(|c| is_space(c) || c == ')');
+            if open || (occur != Occur::Should && self.at_word(&["AND", "OR", "NOT", "&&", "||"])) {
                 return Err(self.error("an operator needs something after it"));
             }
             if and {
@@ -213,9 +214,20 @@ impl Parser {
         if own_field.as_deref() == Some("_exists_") {
             self.skip_space();
             let word = self.word()?;
-            return self.boosted(Query::Exists { field: word.text });
+            // Lucene has no patterns of field names here.
+            return self.boosted(match word.wild {
+                true => Query::Nothing,
+                false => Query::Exists { field: word.text },
+            });
         }
         self.skip_space();
+        if let Some(name) = &own_field
+            && self.at_word(&["AND", "OR", "NOT", "&&", "||"])
+        {
+            return Err(self.error(format!(
+                "field '{name}' has no value; quote an operator that is meant as a word"
+            )));
+        }
         let query = match self.peek() {
             Some('(') => {
                 let open = self.at;
@@ -230,7 +242,7 @@ impl Parser {
             Some('"') => self.phrase(field)?,
             Some('[' | '{') => self.range(field)?,
             Some('/') => self.regex(field)?,
-            Some('<' | '>') if own_field.is_some() => self.comparison(field)?,
+            Some('<' | '>') if field.is_some() => self.comparison(field)?,
             _ => self.words(field, own_field.is_none() && may_join)?,
         };
         self.boosted(query)
@@ -326,7 +338,12 @@ impl Parser {
         if self.peek() == Some('~') {
             self.at += 1;
             let distance = match self.number()? {
-                None => 2,
+                // Elasticsearch's fuzziness AUTO.
+                None => match word.text.chars().count() {
+                    0..=2 => 0,
+                    3..=5 => 1,
+                    _ => 2,
+                },
                 Some(n) if n < 1.0 && n > 0.0 => 2,
                 Some(n) => n.clamp(0.0, 2.0) as u8,
             };
@@ -364,10 +381,12 @@ impl Parser {
     }
 
     fn at_operator(&mut self) -> bool {
+        self.at_word(&["AND", "OR", "NOT", "&&", "||", "!"])
+    }
+
+    fn at_word(&mut self, words: &[&str]) -> bool {
         let at = self.at;
-        let found = ["AND", "OR", "NOT", "&&", "||", "!"]
-            .iter()
-            .any(|word| self.eat_operator(word));
+        let found = words.iter().any(|word| self.eat_operator(word));
         self.at = at;
         found
     }

@@ -2,10 +2,9 @@
 
 use std::ops::Bound as Limit;
 
-use artifactdb_core::query::{Bound, Query};
+use artifactdb_core::query::{Bound, Query, date, number};
 use artifactdb_core::search::SearchError;
-use artifactdb_core::timestamp::parse_date;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use tantivy::Term;
 use tantivy::query::{
     AllQuery, BooleanQuery, BoostQuery, ConstScoreQuery, EmptyQuery, FuzzyTermQuery,
@@ -14,6 +13,7 @@ use tantivy::query::{
 };
 use tantivy::schema::{Field, IndexRecordOption};
 
+use super::excluded::Excluded;
 use super::fields::{Fields, Indexed, Kind, boolean, number_text, tokens};
 
 type Built = Result<Box<dyn Compiled>, SearchError>;
@@ -91,7 +91,12 @@ impl Compiler<'_> {
                     (Occur::MustNot, must_not),
                 ] {
                     for query in queries {
-                        clauses.push((occur, self.query(query)?));
+                        let compiled = self.query(query)?;
+                        let compiled: Box<dyn Compiled> = match occur {
+                            Occur::MustNot => Box::new(Excluded(compiled)),
+                            _ => compiled,
+                        };
+                        clauses.push((occur, compiled));
                     }
                 }
                 if must.is_empty() && should.is_empty() {
@@ -162,18 +167,14 @@ impl Compiler<'_> {
             } => self.on(name, |indexed| match indexed.kind {
                 Kind::Keyword => wildcard(indexed.field, pattern),
                 Kind::Text => wildcard(indexed.field, &pattern.to_lowercase()),
-                _ => Err(invalid(format!(
-                    "Can only use wildcard queries on keyword and text fields - not on [{name}]"
-                ))),
+                _ => Ok(nothing()),
             })?,
             Query::Regex {
                 field: Some(name),
                 pattern,
             } => self.on(name, |indexed| match indexed.kind {
                 Kind::Keyword | Kind::Text => regex(indexed.field, pattern),
-                _ => Err(invalid(format!(
-                    "Can only use regexp queries on keyword and text fields - not on [{name}]"
-                ))),
+                _ => Ok(nothing()),
             })?,
             Query::Fuzzy {
                 field: Some(name),
@@ -182,9 +183,7 @@ impl Compiler<'_> {
             } => self.on(name, |indexed| match indexed.kind {
                 Kind::Keyword => Ok(fuzzy(indexed.field, text, *distance)),
                 Kind::Text => Ok(fuzzy(indexed.field, &text.to_lowercase(), *distance)),
-                _ => Err(invalid(format!(
-                    "Can only use fuzzy queries on keyword and text fields - not on [{name}]"
-                ))),
+                _ => Ok(nothing()),
             })?,
             Query::Range {
                 field: Some(name),
@@ -194,7 +193,9 @@ impl Compiler<'_> {
                 if let (Bound::Open, Bound::Open) = (lower, upper) {
                     term(self.fields.exists, name)
                 } else {
-                    self.on(name, |indexed| range(indexed, lower, upper))?
+                    self.on(name, |indexed| {
+                        Ok(range(indexed, lower, upper).unwrap_or_else(|_| nothing()))
+                    })?
                 }
             }
             Query::Exists { field } if field.contains('*') => {
@@ -246,11 +247,7 @@ impl Compiler<'_> {
     /// hits.
     fn on(&self, name: &str, build: impl Fn(Indexed) -> Built) -> Built {
         if name == "all" {
-            return build(Indexed {
-                field: self.fields.any_text,
-                kind: Kind::Text,
-                searchable: true,
-            });
+            return build(self.fields.all());
         }
         if name.contains('*') {
             let found = self.fields.matching(name);
@@ -279,14 +276,9 @@ fn canonical_number(text: &str) -> String {
     }
 }
 
+/// A value that the field cannot read finds nothing.
 fn equal(indexed: Indexed, text: &str) -> Built {
     let field = indexed.field;
-    let number = |kind: &str| {
-        invalid(format!(
-            "failed to create query: '{}' is not {kind}",
-            artifactdb_core::id::excerpt(text)
-        ))
-    };
     let exact = |term: Term| -> Box<dyn Compiled> {
         Box::new(TermQuery::new(term, IndexRecordOption::Basic))
     };
@@ -294,22 +286,26 @@ fn equal(indexed: Indexed, text: &str) -> Built {
         Kind::Keyword | Kind::Text => term(field, text),
         Kind::Boolean => match boolean(text) {
             Some(flag) => term(field, flag),
-            None => return Err(number("a boolean")),
+            None => nothing(),
         },
         Kind::Integer => {
-            let value: f64 = text.trim().parse().map_err(|_| number("a number"))?;
+            let Ok(value) = number(text) else {
+                return Ok(nothing());
+            };
             match value.fract() == 0.0 && value.abs() < 9.2e18 {
                 true => exact(Term::from_field_i64(field, value as i64)),
                 false => nothing(),
             }
         }
         Kind::Float => {
-            let value: f64 = text.trim().parse().map_err(|_| number("a number"))?;
+            let Ok(value) = number(text) else {
+                return Ok(nothing());
+            };
             exact(Term::from_field_f64(field, value))
         }
         Kind::Date => {
             let bound = Bound::Included(text.to_owned());
-            return range(indexed, &bound, &bound);
+            return Ok(range(indexed, &bound, &bound).unwrap_or_else(|_| nothing()));
         }
     })
 }
@@ -336,12 +332,14 @@ fn range(indexed: Indexed, lower: &Bound, upper: &Bound) -> Built {
             let limit = |bound: &Bound| {
                 Ok::<_, SearchError>(match bound {
                     Bound::Open => Limit::Unbounded,
-                    Bound::Included(text) => {
-                        Limit::Included(Term::from_field_f64(field, parse_number(text)?))
-                    }
-                    Bound::Excluded(text) => {
-                        Limit::Excluded(Term::from_field_f64(field, parse_number(text)?))
-                    }
+                    Bound::Included(text) => Limit::Included(Term::from_field_f64(
+                        field,
+                        number(text).map_err(SearchError::Invalid)?,
+                    )),
+                    Bound::Excluded(text) => Limit::Excluded(Term::from_field_f64(
+                        field,
+                        number(text).map_err(SearchError::Invalid)?,
+                    )),
                 })
             };
             bounded(limit(lower)?, limit(upper)?)
@@ -349,16 +347,20 @@ fn range(indexed: Indexed, lower: &Bound, upper: &Bound) -> Built {
         Kind::Integer => {
             let low = match lower {
                 Bound::Open => Limit::Unbounded,
-                Bound::Included(text) => Limit::Included(parse_number(text)?.ceil()),
-                Bound::Excluded(text) => match parse_number(text)? {
+                Bound::Included(text) => {
+                    Limit::Included(number(text).map_err(SearchError::Invalid)?.ceil())
+                }
+                Bound::Excluded(text) => match number(text).map_err(SearchError::Invalid)? {
                     whole if whole.fract() == 0.0 => Limit::Excluded(whole),
                     other => Limit::Included(other.ceil()),
                 },
             };
             let high = match upper {
                 Bound::Open => Limit::Unbounded,
-                Bound::Included(text) => Limit::Included(parse_number(text)?.floor()),
-                Bound::Excluded(text) => match parse_number(text)? {
+                Bound::Included(text) => {
+                    Limit::Included(number(text).map_err(SearchError::Invalid)?.floor())
+                }
+                Bound::Excluded(text) => match number(text).map_err(SearchError::Invalid)? {
                     whole if whole.fract() == 0.0 => Limit::Excluded(whole),
                     other => Limit::Included(other.floor()),
                 },
@@ -373,16 +375,20 @@ fn range(indexed: Indexed, lower: &Bound, upper: &Bound) -> Built {
             // Elasticsearch's rounding: gt and lte up, gte and lt down.
             let low = match lower {
                 Bound::Open => Limit::Unbounded,
-                Bound::Included(text) => Limit::Included(term(date(text, now)?.0)),
-                Bound::Excluded(text) => match date(text, now)? {
+                Bound::Included(text) => {
+                    Limit::Included(term(date(text, now).map_err(SearchError::Invalid)?.0))
+                }
+                Bound::Excluded(text) => match date(text, now).map_err(SearchError::Invalid)? {
                     (start, end) if start == end => Limit::Excluded(term(start)),
                     (_, end) => Limit::Included(term(end)),
                 },
             };
             let high = match upper {
                 Bound::Open => Limit::Unbounded,
-                Bound::Excluded(text) => Limit::Excluded(term(date(text, now)?.0)),
-                Bound::Included(text) => match date(text, now)? {
+                Bound::Excluded(text) => {
+                    Limit::Excluded(term(date(text, now).map_err(SearchError::Invalid)?.0))
+                }
+                Bound::Included(text) => match date(text, now).map_err(SearchError::Invalid)? {
                     (start, end) if start == end => Limit::Included(term(start)),
                     (_, end) => Limit::Excluded(term(end)),
                 },
@@ -397,58 +403,6 @@ fn bounded(low: Limit<Term>, high: Limit<Term>) -> Built {
         (Limit::Unbounded, Limit::Unbounded) => Box::new(AllQuery),
         _ => Box::new(RangeQuery::new(low, high)),
     })
-}
-
-fn parse_number(text: &str) -> Result<f64, SearchError> {
-    text.trim()
-        .parse::<f64>()
-        .ok()
-        .filter(|number| !number.is_nan())
-        .ok_or_else(|| {
-            invalid(format!(
-                "failed to create query: '{}' is not a number",
-                artifactdb_core::id::excerpt(text)
-            ))
-        })
-}
-
-/// A date, or `now` with an offset such as `now-2d`.
-fn date(text: &str, now: Timestamp) -> Result<(Timestamp, Timestamp), SearchError> {
-    let fail = || {
-        invalid(format!(
-            "failed to parse date field [{}]",
-            artifactdb_core::id::excerpt(text)
-        ))
-    };
-    let Some(offset) = text.strip_prefix("now") else {
-        return parse_date(text).ok_or_else(fail);
-    };
-    if offset.is_empty() {
-        return Ok((now, now));
-    }
-    let mut chars = offset.chars();
-    let sign = match chars.next() {
-        Some('+') => 1,
-        Some('-') => -1,
-        _ => return Err(fail()),
-    };
-    let unit = chars.next_back().ok_or_else(fail)?;
-    let count: i64 = chars.as_str().parse().map_err(|_| fail())?;
-    let seconds = match unit {
-        's' => 1,
-        'm' => 60,
-        'h' | 'H' => 3_600,
-        'd' => 86_400,
-        'w' => 604_800,
-        'M' => 30 * 86_400,
-        'y' => 365 * 86_400,
-        _ => return Err(fail()),
-    };
-    let seconds = count.checked_mul(seconds * sign).ok_or_else(fail)?;
-    let at = now
-        .checked_add(SignedDuration::from_secs(seconds))
-        .map_err(|_| fail())?;
-    Ok((at, at))
 }
 
 /// A wildcard pattern as a regular expression on whole terms.

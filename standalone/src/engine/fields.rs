@@ -60,6 +60,8 @@ pub struct Fields {
     pub any_number: Field,
     /// Tokens of text, and of what is copied to `all`.
     pub any_text: Field,
+    /// Tokens of what is copied to `all`.
+    pub all: Field,
     /// `path=value` of fields that no schema names, below objects that take any.
     pub dynamic: Field,
 }
@@ -96,6 +98,7 @@ impl Fields {
         let any_keyword = builder.add_text_field("any_keyword", raw(false));
         let any_number = builder.add_text_field("any_number", raw(false));
         let any_text = builder.add_text_field("any_text", analysed());
+        let all = builder.add_text_field("all", analysed());
         let dynamic = builder.add_text_field("dynamic", raw(false));
         let mut by_path = HashMap::new();
         for (path, scalar) in mapping.scalars() {
@@ -105,13 +108,7 @@ impl Fields {
             // A leading underscore is fine, a leading dash is not.
             let name = format!("field:{path}");
             let (field, kind) = match scalar.kind {
-                Scalar::Keyword => {
-                    let options = match scalar.index {
-                        true => raw(true),
-                        false => TextOptions::default().set_fast("raw"),
-                    };
-                    (builder.add_text_field(&name, options), Kind::Keyword)
-                }
+                Scalar::Keyword => (builder.add_text_field(&name, raw(true)), Kind::Keyword),
                 Scalar::Text => (builder.add_text_field(&name, analysed()), Kind::Text),
                 Scalar::Boolean => (builder.add_text_field(&name, raw(true)), Kind::Boolean),
                 Scalar::Date => (builder.add_i64_field(&name, FAST | INDEXED), Kind::Date),
@@ -125,14 +122,16 @@ impl Fields {
                 let indexed = Indexed {
                     field,
                     kind: Kind::Keyword,
-                    searchable: scalar.index,
+                    searchable: true,
                 };
                 by_path.insert(format!("{path}.keyword"), indexed);
             }
             let indexed = Indexed {
                 field,
                 kind,
-                searchable: scalar.index,
+                // What is not indexed is still found by its column, as Elasticsearch does; text has
+                // none.
+                searchable: scalar.index || kind != Kind::Text,
             };
             by_path.insert(path, indexed);
         }
@@ -146,6 +145,7 @@ impl Fields {
             any_keyword,
             any_number,
             any_text,
+            all,
             dynamic,
         }
     }
@@ -160,6 +160,16 @@ impl Fields {
             .iter()
             .filter(|(path, indexed)| !path.starts_with("_extra.") && indexed.searchable)
             .map(|(_, indexed)| *indexed)
+            .chain([self.all()])
+    }
+
+    /// The `all` field as a path.
+    pub fn all(&self) -> Indexed {
+        Indexed {
+            field: self.all,
+            kind: Kind::Text,
+            searchable: true,
+        }
     }
 
     /// Paths that match a pattern with `*`.
@@ -201,7 +211,8 @@ impl Fields {
             } else {
                 format!("{prefix}.{name}")
             };
-            if has_value(value) {
+            // What is stored and not indexed is not there for a query.
+            if has_value(value) && mapping.field(&path) != Some(Found::Opaque) {
                 out.add_text(self.exists, &path);
             }
             self.value(value, &path, mapping, out);
@@ -241,6 +252,7 @@ impl Fields {
         };
         if copied {
             out.add_text(self.any_text, &text);
+            out.add_text(self.all, &text);
         }
         let Some(indexed) = indexed else { return };
         let any = own && indexed.searchable;

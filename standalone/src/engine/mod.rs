@@ -5,6 +5,7 @@
 
 mod collect;
 mod compile;
+mod excluded;
 mod fields;
 
 use std::collections::HashMap;
@@ -44,7 +45,7 @@ use collect::{
 use fields::{Fields, Kind};
 
 /// Changes when the way in which documents are indexed does: older indices are built anew.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const WRITER_BYTES: usize = 48 * 1024 * 1024;
 const CACHE_BYTES: u64 = 16 * 1024 * 1024;
 /// How long a cursor's snapshot lives after its last use.

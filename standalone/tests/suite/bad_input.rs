@@ -6,7 +6,7 @@ use std::time::Duration;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::harness::{Server, encode, md5_hex, table};
+use crate::harness::{Difference, Server, encode, md5_hex, table};
 
 #[tokio::test]
 async fn hostile_identifiers() {
@@ -301,7 +301,9 @@ async fn what_was_promised_must_come() {
         .header("content-md5", entry["md5sum"].as_str().unwrap());
     let refused = put.body("other").send().await.unwrap();
     assert_eq!(refused.status(), 400);
-    assert!(refused.text().await.unwrap().contains("MD5"));
+    if !server.differs(Difference::StoreWording) {
+        assert!(refused.text().await.unwrap().contains("MD5"));
+    }
     // The upload is still open; what else was put there does not become part of it.
     server.transfer(&begun, &files).await.unwrap();
     let (status, _) = server
@@ -436,10 +438,6 @@ async fn query_bombs_and_wrong_queries() {
         "[1 TO",
         "title:/(/",
         "title:/(a{1000}){1000}/",
-        "rows:many",
-        "rows:1*",
-        "complete:maybe",
-        "collected:[x TO y]",
         "~",
         "a^b",
         "",
@@ -466,6 +464,11 @@ async fn query_bombs_and_wrong_queries() {
         ("/search?q=*&sort=title", 400),
         ("/search?q=*&latest=perhaps", 422),
         ("/search?q=nope:x", 200),
+        // As lenient as Elasticsearch's queries over all fields: these find nothing.
+        ("/search?q=rows:many", 200),
+        ("/search?q=rows:1*", 200),
+        ("/search?q=complete:maybe", 200),
+        ("/search?q=collected:[x%20TO%20y]", 200),
         ("/search?q=*&size=100000", 200),
         ("/aggregate?q=*", 422),
         ("/aggregate?q=*&agg_field=nope", 400),

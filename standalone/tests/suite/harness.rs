@@ -1,4 +1,5 @@
-//! A server of one's own: the binary on free ports with a folder that goes with it.
+//! A server of one's own, on free ports and with a folder that goes with it: the one binary that
+//! holds everything, or the API, two workers and a sweeper on the real servers (`real`).
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -11,10 +12,29 @@ use reqwest::{Method, Response, StatusCode};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::real::{self, Real};
+
 pub const QUICKSTART: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
     "/../config/samples/quickstart.yaml"
 );
+
+/// What an instance runs on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backend {
+    /// `artifactdb serve`.
+    Embedded,
+    /// Elasticsearch, Redis and an S3 server.
+    Real,
+}
+
+/// Everything in which an instance on the real servers may differ from the one-process instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Difference {
+    /// The texts of the object store's own errors: clients get them from it and not through us.
+    StoreWording,
+}
+
 const START_PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct Server {
@@ -22,8 +42,11 @@ pub struct Server {
     pub token: String,
     pub s3_endpoint: String,
     pub data: PathBuf,
+    backend: Backend,
     resources: PathBuf,
-    process: Option<Child>,
+    processes: Vec<Child>,
+    /// What the processes of a real instance are started with.
+    real: Option<Real>,
     folder: TempDir,
     pub http: reqwest::Client,
 }
@@ -54,47 +77,126 @@ impl Server {
     }
 
     pub async fn with(resources: &Path) -> Self {
+        Self::on(crate::BACKEND, resources).await
+    }
+
+    pub async fn on(backend: Backend, resources: &Path) -> Self {
         let folder = TempDir::new().unwrap();
         let mut server = Self {
             url: String::new(),
             token: String::new(),
             s3_endpoint: String::new(),
             data: folder.path().join("data"),
+            backend,
             resources: resources.to_owned(),
-            process: None,
+            processes: Vec::new(),
+            real: None,
             folder,
             http: reqwest::Client::builder()
                 .redirect(reqwest::redirect::Policy::none())
                 .build()
                 .unwrap(),
         };
+        if backend == Backend::Real {
+            let services = real::services();
+            let real = Real::prepare(services, &server.data, resources).await;
+            server.token = server.token_for("admin", &["admin"]);
+            server.s3_endpoint.clone_from(&services.s3);
+            server.real = Some(real);
+        }
         server.restart().await;
         server
     }
 
-    /// Starts the binary on the same data.
+    /// Whether this instance may differ so.
+    pub fn differs(&self, _: Difference) -> bool {
+        self.backend == Backend::Real
+    }
+
+    /// The instance's own part of the real servers.
+    pub fn real(&self) -> &Real {
+        self.real.as_ref().unwrap()
+    }
+
+    /// Starts the processes on the same data.
     pub async fn restart(&mut self) {
+        match self.backend {
+            Backend::Embedded => self.start_embedded().await,
+            Backend::Real => self.start_real().await,
+        }
+    }
+
+    async fn start_embedded(&mut self) {
         let ready = self.folder.path().join("ready.json");
-        let _ = std::fs::remove_file(&ready);
-        let log = std::fs::File::create(self.folder.path().join("log")).unwrap();
-        let mut process = Command::new(env!("CARGO_BIN_EXE_artifactdb"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_artifactdb"));
+        command
             .arg("serve")
             .arg(&self.resources)
             .arg("--data")
             .arg(&self.data)
             .args(["--listen", "127.0.0.1:0", "--s3-listen", "localhost:0"])
             .arg("--ready-file")
-            .arg(&ready)
+            .arg(&ready);
+        let content = self.spawn_ready(command, &ready).await;
+        let text = |name: &str| content[name].as_str().unwrap().to_owned();
+        self.url = text("url");
+        self.token = text("token");
+        self.s3_endpoint = text("s3_endpoint");
+    }
+
+    /// The API, two workers and a sweeper.
+    async fn start_real(&mut self) {
+        let ready = self.folder.path().join("ready.json");
+        let mut command = self.real().command("artifactdb-api");
+        command
+            .args(["--listen", "127.0.0.1:0", "--ready-file"])
+            .arg(&ready);
+        let content = self.spawn_ready(command, &ready).await;
+        self.url = content["url"].as_str().unwrap().to_owned();
+        for arguments in [&["worker"][..], &["worker"], &["sweep", "--every", "2"]] {
+            let mut command = self.real().command("artifactdb-indexer");
+            command.args(arguments);
+            self.spawn(command);
+        }
+        let started = Instant::now();
+        while self
+            .raw(Method::GET, "/readyz", "", None)
+            .await
+            .unwrap()
+            .status()
+            != 200
+        {
+            assert!(started.elapsed() < START_PATIENCE, "{}", self.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Starts a process that is ended with this server.
+    pub fn spawn(&mut self, mut command: Command) -> u32 {
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.folder.path().join("log"))
+            .unwrap();
+        let process = command
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
-            .unwrap();
+            .unwrap_or_else(|error| panic!("{command:?}: {error}; run `make test`"));
+        let pid = process.id();
+        self.processes.push(process);
+        pid
+    }
+
+    async fn spawn_ready(&mut self, command: Command, ready: &Path) -> Value {
+        let _ = std::fs::remove_file(ready);
+        let pid = self.spawn(command);
         let started = Instant::now();
         let content = loop {
-            if let Ok(content) = std::fs::read(&ready) {
+            if let Ok(content) = std::fs::read(ready) {
                 break content;
             }
-            let ended = process.try_wait().unwrap();
+            let ended = self.processes.last_mut().unwrap().try_wait().unwrap();
             assert!(
                 ended.is_none() && started.elapsed() < START_PATIENCE,
                 "the server did not start: {}",
@@ -103,36 +205,45 @@ impl Server {
             tokio::time::sleep(Duration::from_millis(5)).await;
         };
         let content: Value = serde_json::from_slice(&content).unwrap();
-        assert_eq!(content["pid"], process.id());
-        let text = |name: &str| content[name].as_str().unwrap().to_owned();
-        self.url = text("url");
-        self.token = text("token");
-        self.s3_endpoint = text("s3_endpoint");
-        self.process = Some(process);
+        assert_eq!(content["pid"], pid);
+        content
     }
 
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
 
+    /// The process that answers requests.
     pub fn pid(&self) -> u32 {
-        self.process.as_ref().unwrap().id()
+        self.processes.first().unwrap().id()
     }
 
-    /// `kill -9`.
+    /// `kill -9`, of every process.
     pub fn kill(&mut self) {
-        if let Some(mut process) = self.process.take() {
+        for mut process in self.processes.drain(..) {
             process.kill().unwrap();
             process.wait().unwrap();
         }
     }
 
-    /// A polite kill; the exit must be clean.
+    /// A polite kill of every process; the exit must be clean.
     pub fn terminate(&mut self) {
-        let mut process = self.process.take().unwrap();
-        let killed = Command::new("kill").arg(process.id().to_string()).status();
-        assert!(killed.unwrap().success());
-        assert!(process.wait().unwrap().success(), "{}", self.log());
+        let processes = std::mem::take(&mut self.processes);
+        for process in &processes {
+            let killed = Command::new("kill").arg(process.id().to_string()).status();
+            assert!(killed.unwrap().success());
+        }
+        for mut process in processes {
+            assert!(process.wait().unwrap().success(), "{}", self.log());
+        }
+    }
+
+    /// Throws the search index away, while nothing runs.
+    pub async fn wipe_index(&self) {
+        match self.backend {
+            Backend::Embedded => std::fs::remove_dir_all(self.data.join("search")).unwrap(),
+            Backend::Real => self.real().engine.delete_all().await.unwrap(),
+        }
     }
 
     /// A token of this instance for somebody.
@@ -343,9 +454,12 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        if let Some(mut process) = self.process.take() {
+        for mut process in self.processes.drain(..) {
             let _ = process.kill();
             let _ = process.wait();
+        }
+        if let Some(real) = self.real.take() {
+            real.clean();
         }
     }
 }

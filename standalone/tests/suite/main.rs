@@ -1,4 +1,6 @@
 //! The instance seen from outside: the real binary, its API over HTTP, its store over S3.
+//!
+//! What is a client's business runs against the real servers too, from `tests/servers`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -12,5 +14,8 @@ mod paging;
 mod path;
 mod permissions;
 mod races;
+mod real;
 mod s3;
 mod tokens;
+
+const BACKEND: harness::Backend = harness::Backend::Embedded;

@@ -307,7 +307,7 @@ spec:
         ("_exists_:free.x", 1),
         ("closed.z:blue", 0),
         ("blue", 0),
-        ("_exists_:closed", 1),
+        ("_exists_:closed", 0),
     ] {
         assert_eq!(server.ids(query, "").await.len(), wanted, "{query}");
     }

@@ -280,6 +280,7 @@ impl Elasticsearch {
             Query::exact("_extra.project_id", project.as_str()),
             Query::exact("_extra.version", name.as_str()),
         ]);
+        let query = super::compile::compile(&query, &self.mapping);
         let mut removed = 0;
         for (number, target) in self.write_targets().await?.into_iter().enumerate() {
             let path = format!("/{target}/_refresh");
@@ -291,7 +292,7 @@ impl Elasticsearch {
             let mut after: Option<Value> = None;
             loop {
                 let mut body = json!({
-                    "query": super::compile::compile(&query, &self.mapping),
+                    "query": query,
                     "size": REMOVAL_PAGE,
                     "_source": false,
                     "version": true,

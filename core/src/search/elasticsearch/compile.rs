@@ -4,14 +4,17 @@
 //! escaped text: which fields they reach is the engine's rule, not ours, and nothing of a caller's
 //! text is syntax any more. Everything else is a query of its own.
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::mapping::{Found, Mapping, Scalar};
-use crate::query::{Bound, Query, escape};
+use crate::query::{Bound, Query, date, escape, number};
 
 /// Boost of what only selects.
 const NO_SCORE: f32 = 0.0;
 
+/// A value that its field cannot read finds nothing: Elasticsearch's queries over all fields are
+/// lenient.
 pub(super) fn compile(query: &Query, mapping: &Mapping) -> Value {
     Compiler { mapping }.query(query)
 }
@@ -124,15 +127,25 @@ fn range_text(lower: &Bound, upper: &Bound) -> String {
 }
 
 impl Compiler<'_> {
-    fn is_text(&self, field: &str) -> bool {
-        matches!(self.mapping.field(field), Some(Found::Scalar(own)) if own.kind == Scalar::Text)
+    fn kind(&self, field: &str) -> Option<Scalar> {
+        match self.mapping.field(field)? {
+            Found::Scalar(own) => Some(own.kind),
+            Found::KeywordOf(_) => Some(Scalar::Keyword),
+            _ => None,
+        }
+    }
+
+    /// Whether a field holds numbers, dates or flags: no text to match patterns on.
+    fn is_value(&self, field: &str) -> bool {
+        let kind = self.kind(field);
+        kind.is_some_and(|kind| !matches!(kind, Scalar::Keyword | Scalar::Text))
     }
 
     /// Terms of analysed text are lower-case; patterns over them must be too.
     fn normal(&self, field: &str, pattern: &str) -> String {
-        match self.is_text(field) {
-            true => pattern.to_lowercase(),
-            false => pattern.to_owned(),
+        match self.kind(field) {
+            Some(Scalar::Text) => pattern.to_lowercase(),
+            _ => pattern.to_owned(),
         }
     }
 
@@ -159,10 +172,11 @@ impl Compiler<'_> {
                 }
             },
             Query::Text { field, text } => match named(field) {
-                Some(name) => json!({"match": {name: {"query": text}}}),
+                Some(name) => matches_text(name, text),
                 None => leaf(&word(text), field.as_deref()),
             },
             Query::Phrase { field, text, slop } => match named(field) {
+                Some(name) if self.is_value(name) => matches_text(name, text),
                 Some(name) => json!({"match_phrase": {name: {"query": text, "slop": slop}}}),
                 None => {
                     let slop = if *slop > 0 {
@@ -174,10 +188,12 @@ impl Compiler<'_> {
                 }
             },
             Query::Wildcard { field, pattern } => match named(field) {
+                Some(name) if self.is_value(name) => nothing(),
                 Some(name) => json!({"wildcard": {name: {"value": self.normal(name, pattern)}}}),
                 None => leaf(&pattern_text(pattern), field.as_deref()),
             },
             Query::Regex { field, pattern } => match named(field) {
+                Some(name) if self.is_value(name) => nothing(),
                 Some(name) => json!({"regexp": {name: {"value": self.normal(name, pattern)}}}),
                 None => leaf(
                     &format!("/{}/", pattern.replace('/', "\\/")),
@@ -189,6 +205,7 @@ impl Compiler<'_> {
                 text,
                 distance,
             } => match named(field) {
+                Some(name) if self.is_value(name) => nothing(),
                 Some(name) => json!({"fuzzy": {name: {
                     "value": self.normal(name, text), "fuzziness": distance,
                 }}}),
@@ -199,42 +216,63 @@ impl Compiler<'_> {
                 lower,
                 upper,
             } => match named(field) {
-                Some(name) => range(name, lower, upper),
+                Some(name) if self.reads(name, lower) && self.reads(name, upper) => {
+                    range(name, lower, upper)
+                }
+                Some(_) => nothing(),
                 None => leaf(&range_text(lower, upper), field.as_deref()),
             },
         }
     }
 
+    /// Whether a field can read the end of a range; what it cannot read finds nothing, as in a
+    /// lenient query.
+    fn reads(&self, field: &str, bound: &Bound) -> bool {
+        let (Bound::Included(text) | Bound::Excluded(text)) = bound else {
+            return true;
+        };
+        match self.kind(field) {
+            // The engine knows more of date arithmetic than is repeated here.
+            Some(Scalar::Date) if text.contains("||") || text.starts_with("now") => true,
+            Some(Scalar::Date) => date(text, Timestamp::UNIX_EPOCH).is_ok(),
+            Some(Scalar::Boolean) => matches!(text.as_str(), "true" | "false" | ""),
+            Some(kind) if kind.is_integer() || kind.is_float() => number(text).is_ok(),
+            _ => true,
+        }
+    }
+
     fn boolean(&self, must: &[Query], should: &[Query], must_not: &[Query]) -> Value {
-        let all = |queries: &[Query]| -> Vec<Value> {
+        let all = |queries: &[&Query]| -> Value {
             queries.iter().map(|query| self.query(query)).collect()
         };
         let (filters, scored): (Vec<&Query>, Vec<&Query>) =
             must.iter().partition(|query| selects(query));
         let mut body = json!({});
         if !scored.is_empty() {
-            body["must"] = scored.into_iter().map(|query| self.query(query)).collect();
+            body["must"] = all(&scored);
         }
         if !filters.is_empty() {
-            body["filter"] = filters
-                .into_iter()
-                .map(|query| match query {
-                    Query::Exact { field, values } => json!({"terms": {field: values}}),
-                    other => self.query(other),
-                })
-                .collect();
+            let filters = filters.into_iter().map(|query| match query {
+                Query::Exact { field, values } => json!({"terms": {field: values}}),
+                other => self.query(other),
+            });
+            body["filter"] = filters.collect();
         }
         if !should.is_empty() {
-            body["should"] = json!(all(should));
+            body["should"] = all(&should.iter().collect::<Vec<_>>());
         }
         if !must_not.is_empty() {
-            body["must_not"] = json!(all(must_not));
+            body["must_not"] = all(&must_not.iter().collect::<Vec<_>>());
         }
         if must.is_empty() && should.is_empty() && must_not.is_empty() {
             return json!({"match_all": {}});
         }
         json!({"bool": body})
     }
+}
+
+fn matches_text(field: &str, text: &str) -> Value {
+    json!({"match": {field: {"query": text, "lenient": true}}})
 }
 
 /// A field by its whole name.

@@ -64,6 +64,18 @@ impl Elasticsearch {
 
     fn mappings(&self) -> Value {
         let mut mappings = self.mapping.to_json();
+        // Below objects that take any field, values are kept as they are: a field's type must not
+        // depend on which document came first.
+        mappings["date_detection"] = json!(false);
+        mappings["dynamic_templates"] = ["string", "long", "double", "boolean"]
+            .iter()
+            .map(|kind| {
+                json!({format!("any_{kind}"): {
+                    "match_mapping_type": kind,
+                    "mapping": {"type": "keyword", "ignore_above": 8191},
+                }})
+            })
+            .collect();
         mappings["_meta"] = json!({
             "owner": OWNER,
             "instance": self.instance,
@@ -314,7 +326,7 @@ fn contains(new: &Value, old: &Value) -> bool {
     match (new, old) {
         (Value::Object(new), Value::Object(old)) => {
             old.iter().all(|(name, value)| {
-                if name == "_meta" {
+                if matches!(&**name, "_meta" | "date_detection" | "dynamic_templates") {
                     return true;
                 }
                 match new.get(name) {

@@ -1,0 +1,28 @@
+//! The instance on real servers: the API, two workers and a sweeper, with Elasticsearch, Redis and
+//! an S3 server behind them.
+//!
+//! The client's view is the same suite that the one-process instance passes (`tests/suite`); where
+//! the two may differ is said in `differences`.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "../suite/bad_input.rs"]
+mod bad_input;
+#[path = "../suite/harness.rs"]
+mod harness;
+#[path = "../suite/paging.rs"]
+mod paging;
+#[path = "../suite/path.rs"]
+mod path;
+#[path = "../suite/permissions.rs"]
+mod permissions;
+#[path = "../suite/races.rs"]
+mod races;
+#[path = "../suite/real.rs"]
+mod real;
+#[path = "../suite/tokens.rs"]
+mod tokens;
+
+mod queries;
+
+const BACKEND: harness::Backend = harness::Backend::Real;
