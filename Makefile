@@ -6,7 +6,7 @@ TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 .DEFAULT_GOAL := help
 
 help: ## Show this help
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## Install the Rust toolchain and a C compiler, where they are missing
 	@scripts/setup.sh
@@ -15,10 +15,17 @@ run: setup ## Build, serve the quickstart, upload the sample data, show a search
 	@cargo build --release --locked --package artifactdb
 	@scripts/run.sh "$(TARGET_DIR)/release/artifactdb"
 
-test: setup ## Check format and lints, then run every test
+test: setup ## Check format and lints, start the services, then run every test
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --all-features --locked -- -D warnings
+	@set -a; services="$$(scripts/services.sh up)" && eval "$$services"; \
 	INSTA_UPDATE=no cargo test --workspace --all-features --locked
+
+services: ## Start Elasticsearch, Redis and an S3 server for the tests; print their addresses
+	@scripts/services.sh up
+
+services-down: ## Stop them and delete their data
+	@scripts/services.sh down
 
 bench: setup ## Print speed and size as ratios against baselines of the same run
 	@cargo bench --locked --package artifactdb --bench ratios
@@ -30,4 +37,4 @@ clean: ## Delete what was built, and the quickstart's data
 	cargo clean
 	rm -rf artifactdb-data
 
-.PHONY: help setup run test bench crds clean
+.PHONY: help setup run test services services-down bench crds clean

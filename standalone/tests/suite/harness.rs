@@ -1,6 +1,9 @@
 //! A server of one's own, on free ports and with a folder that goes with it: the one binary that
 //! holds everything, or the API, two workers and a sweeper on the real servers (`real`).
 
+// Two suites share this, and neither uses all of it.
+#![allow(dead_code)]
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};

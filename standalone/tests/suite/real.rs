@@ -1,5 +1,8 @@
 //! The real servers that the tests use, and one instance's part of them.
 
+// Two suites share this, and neither uses all of it.
+#![allow(dead_code)]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, OnceLock};
