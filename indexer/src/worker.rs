@@ -374,17 +374,17 @@ impl Indexer {
         name: &Version,
         epoch: Epoch,
     ) -> Result<Value, TaskError> {
-        match self.versions.state(project, name).await? {
-            Some((state, _)) if state.epoch == epoch && state.stage.is_published() => {
-                return Err(TaskError::Permanent(format!(
-                    "'{project}@{name}' is published and stays"
-                )));
-            }
-            _ => {}
+        let state = self.versions.state(project, name).await?;
+        let published = state.as_ref().and_then(|(state, _)| published_epoch(state));
+        if published == Some(epoch) {
+            return Err(TaskError::Permanent(format!(
+                "'{project}@{name}' is published and stays"
+            )));
         }
-        // Documents are gone before their files are.
+        // Documents are gone before their files are; those of what is published stay.
         let head = self.versions.head(project).await?.unwrap_or_default();
         let below = head.documents_below(name, epoch);
+        let below = published.map_or(below, |published| below.min(published));
         let removed = self.search.remove(project, name, below).await?;
         if removed > 0 {
             self.search.refresh().await?;

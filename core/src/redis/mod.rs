@@ -16,7 +16,7 @@ use redis::cluster::ClusterClient;
 use redis::cluster_async::ClusterConnection;
 use redis::{Client, Cmd, FromRedisValue, RedisError, Script, TlsCertificates};
 use thiserror::Error;
-use tokio::sync::OnceCell;
+use tokio::sync::{Mutex, OnceCell};
 
 pub use lease::RedisLease;
 pub use queue::RedisQueue;
@@ -47,8 +47,9 @@ pub struct Redis {
 
 struct Server {
     commands: Link,
-    /// Commands that wait for something to come have connections of their own.
-    waits: Link,
+    /// Commands that wait for something to come have a connection of their own, one at a time: they
+    /// are answered in order, and a second one would only wait for the first.
+    waits: Mutex<Link>,
 }
 
 enum Link {
@@ -85,11 +86,13 @@ impl Redis {
         let server = match url.split_once('?') {
             Some((nodes, "cluster=true")) => Server {
                 commands: Link::cluster(nodes, certificates.clone(), ANSWER).map_err(wrong)?,
-                waits: Link::cluster(nodes, certificates, ANSWER + BLOCK).map_err(wrong)?,
+                waits: Mutex::new(
+                    Link::cluster(nodes, certificates, ANSWER + BLOCK).map_err(wrong)?,
+                ),
             },
             _ => Server {
                 commands: Link::single(url, certificates.clone(), ANSWER).map_err(wrong)?,
-                waits: Link::single(url, certificates, ANSWER + BLOCK).map_err(wrong)?,
+                waits: Mutex::new(Link::single(url, certificates, ANSWER + BLOCK).map_err(wrong)?),
             },
         };
         Ok(Self {

@@ -14,7 +14,7 @@ use redis::{RedisError, Script, Value, from_redis_value_ref};
 use serde_json::{Value as Json, json};
 use sha1::{Digest, Sha1};
 
-use super::{BLOCK, Redis, millis};
+use super::{BLOCK, PAUSE, Redis, millis};
 use crate::clock::Clock;
 use crate::queue::{
     DeadLetter, Delivery, HOLD, JobRecord, JobStatus, Priority, Queue, QueueError, Task,
@@ -140,8 +140,10 @@ impl RedisQueue {
         }
     }
 
-    /// Waits until a stream grows, a delayed task is due, or some time has passed.
-    async fn wait(&self, idle: Idle) -> Result<(), QueueError> {
+    /// Waits until a stream grows, a delayed task is due, or some time has passed. Only a look at the
+    /// streams tells what there is, so it does not matter how this ends.
+    async fn wait(&self, idle: Idle) {
+        let connection = self.redis.server.waits.lock().await;
         let block = idle.due.map_or(BLOCK, |due| due.min(BLOCK));
         let mut command = redis::cmd("XREAD");
         command
@@ -156,14 +158,11 @@ impl RedisQueue {
         for end in idle.ends {
             command.arg(end);
         }
-        let _: Option<StreamReadReply> = self
-            .redis
-            .server
-            .waits
-            .query(&command)
-            .await
-            .map_err(failed)?;
-        Ok(())
+        let waited: Result<Option<StreamReadReply>, _> = connection.query(&command).await;
+        if let Err(error) = waited {
+            tracing::debug!(%error, "cannot wait for tasks");
+            tokio::time::sleep(PAUSE).await;
+        }
     }
 
     async fn settle(
@@ -227,7 +226,7 @@ impl Queue for RedisQueue {
         loop {
             match self.take().await? {
                 Ok(delivery) => return Ok(delivery),
-                Err(idle) => self.wait(idle).await?,
+                Err(idle) => self.wait(idle).await,
             }
         }
     }

@@ -13,6 +13,10 @@ use crate::store::{self, Condition, StoreError};
 /// moment still finds it held.
 const LEASE_GRACE: SignedDuration = SignedDuration::from_secs(30);
 
+/// How long the lease lives until the upload stands in the store: a process that dies before that
+/// does not keep the version from others for the whole of the upload's time.
+const BEGINNING: SignedDuration = SignedDuration::from_secs(60);
+
 #[derive(Debug, Clone)]
 pub struct UploadTerms {
     pub owner: String,
@@ -45,7 +49,11 @@ impl Versions {
         };
         let acquired = self
             .lease
-            .acquire(&key, holder, terms.deadline + LEASE_GRACE)
+            .acquire(
+                &key,
+                holder,
+                terms.deadline.min(self.clock.now() + BEGINNING),
+            )
             .await;
         let token = match acquired {
             Ok(token) => token,
@@ -61,10 +69,19 @@ impl Versions {
             }
             Err(error) => return Err(error.into()),
         };
+        let deadline = terms.deadline;
         let begun = self.begin_leased(project, version, terms, &token).await;
-        if begun.is_err() {
+        match &begun {
+            // Where the lease was lost meanwhile, a later upload may take over, as its epoch decides.
+            Ok(_) => {
+                self.lease
+                    .renew(&key, &token, "uploading", deadline + LEASE_GRACE)
+                    .await?;
+            }
             // The lease ends by itself if this fails.
-            let _ = self.lease.release(&key, &token).await;
+            Err(_) => {
+                let _ = self.lease.release(&key, &token).await;
+            }
         }
         begun
     }

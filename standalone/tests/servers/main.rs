@@ -10,6 +10,8 @@
 mod bad_input;
 #[path = "../suite/harness.rs"]
 mod harness;
+#[path = "../suite/history.rs"]
+mod history;
 #[path = "../suite/paging.rs"]
 mod paging;
 #[path = "../suite/path.rs"]
@@ -23,6 +25,9 @@ mod real;
 #[path = "../suite/tokens.rs"]
 mod tokens;
 
+mod doors;
+mod faults;
+mod proxy;
 mod queries;
 
 const BACKEND: harness::Backend = harness::Backend::Real;

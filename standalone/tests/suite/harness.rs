@@ -4,10 +4,12 @@
 // Two suites share this, and neither uses all of it.
 #![allow(dead_code)]
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use artifactdb_core::config::InstanceConfig;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use md5::{Digest, Md5};
@@ -47,11 +49,26 @@ pub struct Server {
     pub data: PathBuf,
     backend: Backend,
     resources: PathBuf,
-    processes: Vec<Child>,
+    processes: Vec<Process>,
     /// What the processes of a real instance are started with.
     real: Option<Real>,
     folder: TempDir,
     pub http: reqwest::Client,
+}
+
+/// A process and how it was started.
+struct Process {
+    program: PathBuf,
+    arguments: Vec<OsString>,
+    variables: Vec<(OsString, OsString)>,
+    child: Child,
+}
+
+impl Process {
+    fn end(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 pub fn md5_hex(bytes: &[u8]) -> String {
@@ -84,6 +101,15 @@ impl Server {
     }
 
     pub async fn on(backend: Backend, resources: &Path) -> Self {
+        Self::configured(backend, resources, |_| {}).await
+    }
+
+    /// The same, with a real instance's configuration changed before it starts.
+    pub async fn configured(
+        backend: Backend,
+        resources: &Path,
+        change: impl FnOnce(&mut InstanceConfig),
+    ) -> Self {
         let folder = TempDir::new().unwrap();
         let mut server = Self {
             url: String::new(),
@@ -102,7 +128,7 @@ impl Server {
         };
         if backend == Backend::Real {
             let services = real::services();
-            let real = Real::prepare(services, &server.data, resources).await;
+            let real = Real::prepare(services, &server.data, resources, change).await;
             server.token = server.token_for("admin", &["admin"]);
             server.s3_endpoint.clone_from(&services.s3);
             server.real = Some(real);
@@ -151,15 +177,17 @@ impl Server {
     async fn start_real(&mut self) {
         let ready = self.folder.path().join("ready.json");
         let mut command = self.real().command("artifactdb-api");
+        // A port of its own, which a process that takes its place has too.
+        let listen = format!("127.0.0.1:{}", free_port());
         command
-            .args(["--listen", "127.0.0.1:0", "--ready-file"])
+            .args(["--listen", &listen, "--ready-file"])
             .arg(&ready);
         let content = self.spawn_ready(command, &ready).await;
         self.url = content["url"].as_str().unwrap().to_owned();
         for arguments in [&["worker"][..], &["worker"], &["sweep", "--every", "2"]] {
             let mut command = self.real().command("artifactdb-indexer");
             command.args(arguments);
-            self.spawn(command);
+            self.spawn(&command);
         }
         let started = Instant::now();
         while self
@@ -174,32 +202,72 @@ impl Server {
         }
     }
 
-    /// Starts a process that is ended with this server.
-    pub fn spawn(&mut self, mut command: Command) -> u32 {
+    /// Starts a process that is ended with this server; returns its place among the processes.
+    pub fn spawn(&mut self, command: &Command) -> usize {
+        let program = PathBuf::from(command.get_program());
+        let arguments: Vec<OsString> = command.get_args().map(OsString::from).collect();
+        let variables: Vec<(OsString, OsString)> = command
+            .get_envs()
+            .filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned())))
+            .collect();
+        let child = self.launch(&program, &arguments, &variables);
+        self.processes.push(Process {
+            program,
+            arguments,
+            variables,
+            child,
+        });
+        self.processes.len() - 1
+    }
+
+    fn launch(
+        &self,
+        program: &Path,
+        arguments: &[OsString],
+        variables: &[(OsString, OsString)],
+    ) -> Child {
         let log = std::fs::OpenOptions::new()
             .create(true)
             .append(true)
             .open(self.folder.path().join("log"))
             .unwrap();
-        let process = command
+        Command::new(program)
+            .args(arguments)
+            .envs(variables.iter().cloned())
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
-            .unwrap_or_else(|error| panic!("{command:?}: {error}; run `make test`"));
-        let pid = process.id();
-        self.processes.push(process);
-        pid
+            .unwrap_or_else(|error| panic!("{}: {error}; run `make test`", program.display()))
+    }
+
+    /// `kill -9` of one process, and the same one again.
+    pub fn replace(&mut self, place: usize) {
+        self.processes[place].end();
+        let (program, arguments, variables) = {
+            let old = &self.processes[place];
+            (
+                old.program.clone(),
+                old.arguments.clone(),
+                old.variables.clone(),
+            )
+        };
+        self.processes[place].child = self.launch(&program, &arguments, &variables);
+    }
+
+    /// How many processes there are.
+    pub fn processes(&self) -> usize {
+        self.processes.len()
     }
 
     async fn spawn_ready(&mut self, command: Command, ready: &Path) -> Value {
         let _ = std::fs::remove_file(ready);
-        let pid = self.spawn(command);
+        let place = self.spawn(&command);
         let started = Instant::now();
         let content = loop {
             if let Ok(content) = std::fs::read(ready) {
                 break content;
             }
-            let ended = self.processes.last_mut().unwrap().try_wait().unwrap();
+            let ended = self.processes[place].child.try_wait().unwrap();
             assert!(
                 ended.is_none() && started.elapsed() < START_PATIENCE,
                 "the server did not start: {}",
@@ -208,7 +276,7 @@ impl Server {
             tokio::time::sleep(Duration::from_millis(5)).await;
         };
         let content: Value = serde_json::from_slice(&content).unwrap();
-        assert_eq!(content["pid"], pid);
+        assert_eq!(content["pid"], self.processes[place].child.id());
         content
     }
 
@@ -218,14 +286,13 @@ impl Server {
 
     /// The process that answers requests.
     pub fn pid(&self) -> u32 {
-        self.processes.first().unwrap().id()
+        self.processes[0].child.id()
     }
 
     /// `kill -9`, of every process.
     pub fn kill(&mut self) {
         for mut process in self.processes.drain(..) {
-            process.kill().unwrap();
-            process.wait().unwrap();
+            process.end();
         }
     }
 
@@ -233,11 +300,13 @@ impl Server {
     pub fn terminate(&mut self) {
         let processes = std::mem::take(&mut self.processes);
         for process in &processes {
-            let killed = Command::new("kill").arg(process.id().to_string()).status();
+            let pid = process.child.id().to_string();
+            let killed = Command::new("kill").arg(pid).status();
             assert!(killed.unwrap().success());
         }
         for mut process in processes {
-            assert!(process.wait().unwrap().success(), "{}", self.log());
+            let ended = process.child.wait().unwrap();
+            assert!(ended.success(), "{}", self.log());
         }
     }
 
@@ -458,13 +527,18 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         for mut process in self.processes.drain(..) {
-            let _ = process.kill();
-            let _ = process.wait();
+            process.end();
         }
         if let Some(real) = self.real.take() {
             real.clean();
         }
     }
+}
+
+/// A port that nobody listens on now.
+pub fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
 }
 
 pub fn encode(text: &str) -> String {

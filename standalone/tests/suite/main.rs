@@ -7,6 +7,7 @@
 mod bad_input;
 mod commands;
 mod harness;
+mod history;
 mod interleavings;
 mod kills;
 mod layout;

@@ -74,7 +74,12 @@ pub struct Real {
 
 impl Real {
     /// Writes configuration and secrets below `data`, and makes the bucket.
-    pub async fn prepare(services: &'static Services, data: &Path, resources: &Path) -> Self {
+    pub async fn prepare(
+        services: &'static Services,
+        data: &Path,
+        resources: &Path,
+        change: impl FnOnce(&mut InstanceConfig),
+    ) -> Self {
         let set = artifactdb_crds::read::read(&[resources.to_owned()]).unwrap();
         let mut config = artifactdb_crds::resolve::resolve(&set).unwrap().config;
         config.name = format!("t{:012x}", rand_48());
@@ -95,14 +100,7 @@ impl Real {
         config.redis = Some(RedisConfig {
             url: Some(services.redis.clone()),
         });
-        Self::with_config(services, data, config).await
-    }
-
-    pub async fn with_config(
-        services: &'static Services,
-        data: &Path,
-        config: InstanceConfig,
-    ) -> Self {
+        change(&mut config);
         std::fs::create_dir_all(data).unwrap();
         let own = Secrets::load_or_create(data, &config.name, &config.auth.client_id).unwrap();
         let key = own.static_key().unwrap();

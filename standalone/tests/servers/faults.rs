@@ -1,0 +1,441 @@
+//! What goes wrong, on purpose, on the real servers: each test keeps a history of what clients were
+//! told, and looks at its end whether all of it is true (DESIGN I1 to I6).
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use artifactdb_core::id::{Project, Version};
+use artifactdb_core::queue::{Priority, Queue, Task};
+use rand::{Rng, SeedableRng};
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::harness::{Backend, QUICKSTART, Server, table};
+use crate::history::{History, check, try_upload};
+use crate::proxy::{Fault, HttpProxy, OwnRedis};
+
+const WRITERS: usize = 16;
+const PROJECTS: usize = 4;
+
+/// Writers that upload versions of their own until they are told to stop.
+struct Writers {
+    stop: Arc<AtomicBool>,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+    pub history: History,
+    pub tried: Arc<AtomicUsize>,
+    acknowledged: Arc<AtomicUsize>,
+}
+
+impl Writers {
+    fn start(server: &Server, urls: Vec<String>) -> Self {
+        let writers = Self {
+            stop: Arc::default(),
+            tasks: Vec::new(),
+            history: History::default(),
+            tried: Arc::default(),
+            acknowledged: Arc::default(),
+        };
+        let tasks = (0..WRITERS)
+            .map(|writer| {
+                let (stop, history, tried, acknowledged) = (
+                    writers.stop.clone(),
+                    writers.history.clone(),
+                    writers.tried.clone(),
+                    writers.acknowledged.clone(),
+                );
+                let (token, urls) = (server.token.clone(), urls.clone());
+                let http = reqwest::Client::builder()
+                    .timeout(Duration::from_secs(20))
+                    .build()
+                    .unwrap();
+                tokio::spawn(async move {
+                    let mut number = writer;
+                    while !stop.load(Ordering::Relaxed) {
+                        let (project, version) =
+                            (format!("P{}", number % PROJECTS), format!("v{number}"));
+                        let url = &urls[number % urls.len()];
+                        tried.fetch_add(1, Ordering::Relaxed);
+                        match try_upload(&http, url, &token, &project, &version).await {
+                            Ok(true) => {
+                                acknowledged.fetch_add(1, Ordering::Relaxed);
+                                let mut history = history.lock().unwrap();
+                                history.entry(project).or_default().insert(version);
+                            }
+                            Ok(false) | Err(_) => {
+                                tokio::time::sleep(Duration::from_millis(20)).await;
+                            }
+                        }
+                        number += WRITERS;
+                    }
+                })
+            })
+            .collect();
+        Self { tasks, ..writers }
+    }
+
+    fn acknowledged(&self) -> usize {
+        self.acknowledged.load(Ordering::Relaxed)
+    }
+
+    async fn stop(self) -> History {
+        self.stop.store(true, Ordering::Relaxed);
+        for task in self.tasks {
+            task.await.unwrap();
+        }
+        println!(
+            "{} uploads tried, {} acknowledged",
+            self.tried.load(Ordering::Relaxed),
+            self.acknowledged.load(Ordering::Relaxed)
+        );
+        self.history
+    }
+}
+
+/// Waits until everything that was acknowledged is indexed and nothing is left to do.
+async fn settle(server: &Server, history: &History) {
+    let started = Instant::now();
+    let real = server.real();
+    let queue = real.queue();
+    loop {
+        let mut open = Vec::new();
+        if let Ok((waiting, in_hand)) = queue.depth().await {
+            if waiting + in_hand > 0 {
+                open.push(format!("{waiting} tasks wait, {in_hand} are in hand"));
+            }
+        } else {
+            open.push("the queue is away".to_owned());
+        }
+        let history = history.lock().unwrap().clone();
+        for (project, versions) in &history {
+            let (status, answer) = server.get(&format!("/projects/{project}/versions")).await;
+            let known = answer["aggs"].as_array().map_or(0, Vec::len);
+            if status != 200 || known < versions.len() {
+                open.push(format!("{project}: {known} of {}", versions.len()));
+            }
+        }
+        if open.is_empty() {
+            return;
+        }
+        assert!(
+            started.elapsed() < Duration::from_secs(120),
+            "never done: {open:?}\n{}",
+            tail(&server.log())
+        );
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+fn tail(log: &str) -> String {
+    let lines: Vec<&str> = log.lines().collect();
+    lines[lines.len().saturating_sub(40)..].join("\n")
+}
+
+async fn behind(change: impl FnOnce(&mut artifactdb_core::config::InstanceConfig)) -> Server {
+    Server::configured(Backend::Real, Path::new(QUICKSTART), change).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_kills_lose_nothing() {
+    let seed = rand::random::<u64>();
+    println!("seed {seed}");
+    let mut random = rand::rngs::StdRng::seed_from_u64(seed);
+    let mut server = Server::start().await;
+    let writers = Writers::start(&server, vec![server.url.clone()]);
+    let processes = server.processes();
+    let mut kills = vec![0; processes];
+    for _ in 0..100 {
+        let pause = Duration::from_millis(random.random_range(20..600));
+        tokio::time::sleep(pause).await;
+        let place = random.random_range(0..processes);
+        server.replace(place);
+        kills[place] += 1;
+    }
+    println!("kills of api, worker, worker, sweeper: {kills:?}");
+    assert!(writers.acknowledged() > 50, "{}", tail(&server.log()));
+    let history = writers.stop().await;
+    settle(&server, &history).await;
+    check(&server, &history).await;
+}
+
+/// Redis dies in the middle of uploads and comes back empty, three times: leases and tasks are gone,
+/// and nothing that was acknowledged is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_dies_and_forgets_everything() {
+    let mut redis = OwnRedis::start().await;
+    let url = redis.url();
+    let server = behind(|config| config.redis.as_mut().unwrap().url = Some(url)).await;
+    let public = json!({"read_access": "public"});
+    let files = table("a.csv", "a\n1\n", "before", 1);
+    server.upload("before", "1", &files, &public).await;
+    let writers = Writers::start(&server, vec![server.url.clone()]);
+    for _ in 0..3 {
+        let before = writers.acknowledged();
+        while writers.acknowledged() < before + 20 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        redis.kill();
+        // Writes say that they cannot, and when to try again; reads go on.
+        let entry = json!({"filenames": ["x"]});
+        let path = "/projects/during/version/1/upload";
+        let response = server
+            .raw(Method::POST, path, &server.token, Some(&entry))
+            .await
+            .unwrap();
+        assert_eq!(response.status(), 503);
+        assert!(response.headers().contains_key("retry-after"));
+        assert_eq!(server.download("before:a.csv@1", "").await.1, b"a\n1\n");
+        assert_eq!(server.ids("title:before", "").await.len(), 1);
+        assert_eq!(
+            server.anonymous("/files/before:a.csv@1/metadata").await.0,
+            200
+        );
+        redis.come_back().await;
+        let started = Instant::now();
+        while server
+            .raw(Method::POST, path, &server.token, Some(&entry))
+            .await
+            .unwrap()
+            .status()
+            == 503
+        {
+            assert!(
+                started.elapsed() < Duration::from_secs(20),
+                "it never comes back"
+            );
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+    let history = writers.stop().await;
+    // The test looks at the queue of the own Redis through the instance alone.
+    let started = Instant::now();
+    loop {
+        let total: usize = history.lock().unwrap().values().map(|v| v.len()).sum();
+        let found = server.ids("title:killed", "").await.len();
+        if found >= total {
+            break;
+        }
+        assert!(
+            started.elapsed() < Duration::from_secs(60),
+            "{found} of {total} are searchable\n{}",
+            tail(&server.log())
+        );
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    check(&server, &history).await;
+}
+
+/// Elasticsearch is away for a minute: downloads and writes go on, searches say 503, and afterwards
+/// everything is found.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn elasticsearch_is_away_for_a_minute() {
+    let mut proxy = HttpProxy::to(&crate::real::services().es).await;
+    let url = proxy.url.clone();
+    let server = behind(|config| config.elasticsearch.as_mut().unwrap().urls = vec![url]).await;
+    let public = json!({"read_access": "public"});
+    let files = table("a.csv", "a\n1\n", "before", 1);
+    server.upload("before", "1", &files, &public).await;
+    let writers = Writers::start(&server, vec![server.url.clone()]);
+    while writers.acknowledged() < 20 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    proxy.stop().await;
+    let away = Instant::now();
+    let at_stop = writers.acknowledged();
+    while away.elapsed() < Duration::from_secs(60) {
+        let response = server
+            .raw(Method::GET, "/search?q=*", "", None)
+            .await
+            .unwrap();
+        assert_eq!(response.status(), 503);
+        assert!(response.headers().contains_key("retry-after"));
+        assert_eq!(server.download("before:a.csv@1", "").await.1, b"a\n1\n");
+        assert_eq!(
+            server.download("before:a.csv@latest", "").await.1,
+            b"a\n1\n"
+        );
+        // An upload with a look for equal files needs the index, and goes on without it.
+        let version = format!("during{}", away.elapsed().as_secs());
+        let (status, begun) = server
+            .begin("before", &version, &files, &server.token)
+            .await;
+        assert!(
+            status == 200 || status == StatusCode::LOCKED || status == 400,
+            "{begun}"
+        );
+        tokio::time::sleep(Duration::from_millis(700)).await;
+    }
+    assert!(writers.acknowledged() > at_stop, "writes go on");
+    proxy.start().await;
+    let history = writers.stop().await;
+    settle(&server, &history).await;
+    check(&server, &history).await;
+}
+
+/// Elasticsearch says that it has no room (429), and that its index may not be written: the writes
+/// wait, none is lost, and no version is called wrong for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn elasticsearch_has_no_room_and_is_read_only() {
+    let proxy = HttpProxy::to(&crate::real::services().es).await;
+    let url = proxy.url.clone();
+    let server = behind(|config| config.elasticsearch.as_mut().unwrap().urls = vec![url]).await;
+    let writers = Writers::start(&server, vec![server.url.clone()]);
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    proxy.faults(move |_, path| {
+        let bulk = path.contains("/_bulk");
+        match bulk && count.fetch_add(1, Ordering::Relaxed) % 3 != 0 {
+            true => Fault::Status(429),
+            false => Fault::None,
+        }
+    });
+    while writers.acknowledged() < 60 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    proxy.faults(|_, _| Fault::None);
+    let path = format!("/{}/_settings", server.real().engine.alias());
+    let block = |on: bool| json!({"index.blocks.write": on});
+    let real = server.real();
+    real.raw_engine(Method::PUT, &path, &block(true)).await;
+    let before = writers.acknowledged();
+    while writers.acknowledged() < before + 30 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(
+        server
+            .raw(Method::GET, "/search?q=*", "", None)
+            .await
+            .unwrap()
+            .status(),
+        200
+    );
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    real.raw_engine(Method::PUT, &path, &block(false)).await;
+    let history = writers.stop().await;
+    settle(&server, &history).await;
+    check(&server, &history).await;
+    assert!(asked.load(Ordering::Relaxed) > 10);
+    assert_eq!(real.queue().dead(10).await.unwrap(), []);
+}
+
+/// The object store answers 500 and 503, takes its time, and loses its answers, for one request in
+/// six: nothing is acknowledged that it does not hold.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_object_store_is_flaky() {
+    let seed = rand::random::<u64>();
+    println!("seed {seed}");
+    let proxy = HttpProxy::to(&crate::real::services().s3).await;
+    let url = proxy.url.clone();
+    let server = behind(|config| config.storage[0].endpoint = Some(url)).await;
+    let random = parking_lot::Mutex::new(rand::rngs::StdRng::seed_from_u64(seed));
+    let faults = Arc::new(AtomicUsize::new(0));
+    let count = faults.clone();
+    proxy.faults(move |_, _| {
+        let fault = match random.lock().random_range(0..30) {
+            0 => Fault::Status(500),
+            1 => Fault::Status(503),
+            2 => Fault::Slow(Duration::from_millis(300)),
+            3 => Fault::Cut,
+            4 => Fault::Lost,
+            _ => return Fault::None,
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+        fault
+    });
+    let writers = Writers::start(&server, vec![server.url.clone()]);
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_secs(20) {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    // Away altogether: nothing is acknowledged.
+    proxy.faults(|_, _| Fault::Status(503));
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let response = server
+        .raw(
+            Method::POST,
+            "/projects/x/version/1/upload",
+            &server.token,
+            Some(&json!({"filenames": ["a"]})),
+        )
+        .await
+        .unwrap();
+    assert_eq!(response.status(), 503);
+    assert!(response.headers().contains_key("retry-after"));
+    proxy.faults(|_, _| Fault::None);
+    println!("{} faults", faults.load(Ordering::Relaxed));
+    assert!(writers.acknowledged() > 10);
+    let history = writers.stop().await;
+    settle(&server, &history).await;
+    check(&server, &history).await;
+}
+
+/// Tasks that come twice, late, in the wrong order, or for what never was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tasks_come_twice_and_out_of_order() {
+    let server = Server::start().await;
+    let public = json!({"read_access": "public"});
+    let files = |number: usize| table("a.csv", &format!("a\n{number}\n"), "order", number);
+    for number in 1..=3 {
+        server
+            .upload("P", &number.to_string(), &files(number), &public)
+            .await;
+    }
+    let private = json!({"read_access": "owners"});
+    let (_, accepted) = server
+        .call(
+            Method::PUT,
+            "/projects/P/permissions",
+            &server.token,
+            Some(private),
+        )
+        .await;
+    server.wait(&accepted).await;
+    let before = snapshot(&server).await;
+    let queue = server.real().queue();
+    let (project, version) = (Project::new("P").unwrap(), |name: &str| {
+        Version::new(name).unwrap()
+    });
+    let mut random = rand::rngs::StdRng::seed_from_u64(7);
+    for _ in 0..100 {
+        let name = random.random_range(1..=4).to_string();
+        let epoch = random.random_range(0..12);
+        let task = match random.random_range(0..3) {
+            0 => Task::Index {
+                project: project.clone(),
+                version: version(&name),
+                epoch,
+            },
+            1 => Task::Remove {
+                project: project.clone(),
+                version: version(&name),
+                epoch,
+            },
+            _ => Task::Permissions {
+                project: project.clone(),
+                tick: epoch,
+            },
+        };
+        let priority = Priority::ALL[random.random_range(0..3)];
+        queue.enqueue(task, priority).await.unwrap();
+    }
+    let started = Instant::now();
+    while queue.depth().await.unwrap() != (0, 0) {
+        assert!(started.elapsed() < Duration::from_secs(60));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(snapshot(&server).await, before);
+    assert!(server.ids("*", "").await.is_empty(), "nobody reads it");
+    server.upload("P", "4", &files(4), &public).await;
+    assert_eq!(server.ids("*", &server.token).await.len(), 4);
+}
+
+/// Every document as the administrator sees it, without what tells when it was written.
+async fn snapshot(server: &Server) -> Vec<Value> {
+    let (_, page) = server.get("/search?q=*&size=500&sort=_extra.id").await;
+    let mut documents = page["results"].as_array().unwrap().clone();
+    for document in &mut documents {
+        document["_extra"]["meta_indexed"] = Value::Null;
+    }
+    documents
+}
