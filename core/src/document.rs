@@ -119,6 +119,8 @@ pub struct VersionContext<'a> {
     /// The instance's own GPRN, when it has one.
     pub gprn: Option<&'a Gprn>,
     pub indexed_at: Timestamp,
+    /// What links count as uploaded at: the same whenever they are indexed.
+    pub completed_at: Timestamp,
     pub uploader: Option<&'a str>,
 }
 
@@ -158,7 +160,7 @@ pub fn indexed(
     put("meta_uploaded", json!(rfc3339(meta_uploaded)));
     if let Some(target) = redirection(metadata, version).or_else(|| link.map(ToString::to_string)) {
         put("link", json!({"artifactdb": target}));
-        put("uploaded", json!(rfc3339(version.indexed_at)));
+        put("uploaded", json!(rfc3339(version.completed_at)));
     } else if let Some(data) = data {
         put("uploaded", json!(rfc3339(data.uploaded)));
         put("file_size", json!(data.size));
@@ -339,6 +341,7 @@ mod tests {
             }),
             gprn: Some(&gprn),
             indexed_at: at,
+            completed_at: at,
             uploader: Some("ann"),
         };
         let data = DataObject {
@@ -374,6 +377,7 @@ mod tests {
             transient: None,
             gprn: None,
             indexed_at: at,
+            completed_at: at,
             uploader: None,
         };
         let link = |body: Value| {

@@ -95,6 +95,7 @@ impl Indexer {
             }),
             gprn: self.gprn.as_ref(),
             indexed_at: self.versions.clock.now(),
+            completed_at: state.completed_at.unwrap_or(state.started_at),
             uploader: Some(&state.owner),
         };
         let ignored = self.ignored(project, name, &manifest).await?;

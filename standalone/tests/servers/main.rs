@@ -29,5 +29,6 @@ mod doors;
 mod faults;
 mod proxy;
 mod queries;
+mod rebuild;
 
 const BACKEND: harness::Backend = harness::Backend::Real;

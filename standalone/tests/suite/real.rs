@@ -24,6 +24,8 @@ pub struct Services {
     pub s3: String,
     pub access_key: String,
     pub secret_key: String,
+    /// A folder that the engine may write snapshots to.
+    pub repository: Option<String>,
 }
 
 /// The servers that the environment names, or those that the project's script starts.
@@ -43,21 +45,23 @@ pub fn services() -> &'static Services {
             assert!(output.status.success(), "the services do not start");
             printed = String::from_utf8(output.stdout).unwrap();
         }
-        let value = |name: &str| {
+        let find = |name: &str| {
             let name = format!("ARTIFACTDB_TEST_{name}");
             let line = printed.lines().find_map(|line| {
                 let (own, value) = line.split_once('=')?;
                 (own == name).then(|| value.to_owned())
             });
             line.or_else(|| named(&name))
-                .unwrap_or_else(|| panic!("{name} is not set"))
         };
+        let value =
+            |name: &str| find(name).unwrap_or_else(|| panic!("ARTIFACTDB_TEST_{name} is not set"));
         Services {
             es: value("ES"),
             redis: value("REDIS"),
             s3: value("S3"),
             access_key: value("S3_ACCESS_KEY"),
             secret_key: value("S3_SECRET_KEY"),
+            repository: find("ES_REPOSITORY"),
         }
     })
 }
