@@ -27,6 +27,7 @@ REDIS_PORT=${ARTIFACTDB_SERVICES_REDIS_PORT:-16379}
 S3_PORT=${ARTIFACTDB_SERVICES_S3_PORT:-18333}
 S3_ACCESS_KEY=artifactdb-test
 S3_SECRET_KEY=artifactdb-test-secret
+S3_ROLE=arn:aws:iam::000000000000:role/sessions
 
 say() { echo "$*" >&2; }
 fail() { say "error: $*"; exit 1; }
@@ -151,6 +152,17 @@ start_s3() {
 {"identities": [{"name": "test", "actions": ["Admin", "Read", "Write", "List", "Tagging"],
   "credentials": [{"accessKey": "$S3_ACCESS_KEY", "secretKey": "$S3_SECRET_KEY"}]}]}
 EOF
+    # A role whose sessions are restricted by the policy that they ask for.
+    cat >"$home/iam.json" <<EOF
+{"sts": {"tokenDuration": "1h", "maxSessionLength": "12h", "issuer": "artifactdb-test",
+    "signingKey": "YXJ0aWZhY3RkYi10ZXN0LXNpZ25pbmcta2V5LTMyYg=="},
+  "policy": {"defaultEffect": "Deny", "storeType": "memory"},
+  "roles": [{"roleName": "sessions", "roleArn": "$S3_ROLE", "attachedPolicies": ["everything"],
+    "trustPolicy": {"Version": "2012-10-17", "Statement": [
+      {"Effect": "Allow", "Principal": {"AWS": "*"}, "Action": ["sts:AssumeRole"]}]}}],
+  "policies": [{"name": "everything", "document": {"Version": "2012-10-17", "Statement": [
+    {"Effect": "Allow", "Action": ["s3:*", "sts:*"], "Resource": ["*"]}]}}]}
+EOF
     # Every bucket grows volumes of its own: one at a time, or the tests' buckets use them all up.
     printf '[master.volume_growth]\ncopy_1 = 1\n' >"$home/master.toml"
     local at=$((S3_PORT + 1))
@@ -158,7 +170,7 @@ EOF
     nohup "$WEED" server -ip=127.0.0.1 -ip.bind=127.0.0.1 -dir="$home/data" -master.telemetry=false \
         -master.port=$at -volume.port=$((at + 1)) -filer -filer.port=$((at + 2)) \
         -master.port.grpc=$((at + 3)) -volume.port.grpc=$((at + 4)) -filer.port.grpc=$((at + 5)) \
-        -s3 -s3.port="$S3_PORT" -s3.port.grpc=$((at + 6)) -s3.port.iceberg=0 -s3.port.lance=0 -s3.config="$home/s3.json" \
+        -s3 -s3.port="$S3_PORT" -s3.port.grpc=$((at + 6)) -s3.port.iceberg=0 -s3.port.lance=0 -s3.config="$home/s3.json" -s3.iam.config="$home/iam.json" \
         -volume.max=5000 -master.volumeSizeLimitMB=128 >"$home/log" 2>&1 </dev/null &
     echo $! >"$home/pid"
     await SeaweedFS "http://127.0.0.1:$S3_PORT/" "$home/log" "$(cat "$home/pid")"
@@ -170,6 +182,7 @@ print_env() {
     echo "ARTIFACTDB_TEST_S3=${ARTIFACTDB_TEST_S3:-http://127.0.0.1:$S3_PORT}"
     echo "ARTIFACTDB_TEST_S3_ACCESS_KEY=${ARTIFACTDB_TEST_S3_ACCESS_KEY:-$S3_ACCESS_KEY}"
     echo "ARTIFACTDB_TEST_S3_SECRET_KEY=${ARTIFACTDB_TEST_S3_SECRET_KEY:-$S3_SECRET_KEY}"
+    [ -n "${ARTIFACTDB_TEST_S3:-}" ] || echo "ARTIFACTDB_TEST_S3_ROLE=$S3_ROLE"
     [ -n "${ARTIFACTDB_TEST_ES:-}" ] || echo "ARTIFACTDB_TEST_ES_REPOSITORY=$RUN/es/repo"
 }
 

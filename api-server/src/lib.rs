@@ -132,6 +132,10 @@ pub fn router(app: Arc<App>) -> Router {
             post(uploads::upload).layer(DefaultBodyLimit::max(UPLOAD_BODY_MAX)),
         )
         .route(
+            "/projects/{project}/version/{version}/credentials",
+            get(uploads::credentials),
+        )
+        .route(
             "/projects/{project}/version/{version}/complete",
             put(uploads::complete),
         )

@@ -22,6 +22,8 @@ use tokio::signal::unix::{SignalKind, signal};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// Files whose manifest entries downloads find in memory, about 300 bytes each.
+const REMEMBERED_FILES: u64 = 100_000;
 /// Pauses between attempts to reach the store at the start.
 const STORE_PAUSE: Duration = Duration::from_secs(1);
 /// How long requests may take to end once a stop was asked for.
@@ -99,7 +101,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let keys = static_keys(&secrets)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let servers = loop {
-        match connect(&config, &secrets, clock.clone()).await {
+        match connect(&config, &secrets, clock.clone(), REMEMBERED_FILES).await {
             Ok(servers) => break servers,
             // It comes back, and this process with it.
             Err(ConnectError::Store {

@@ -30,6 +30,7 @@ use crate::routes::{files, info, jobs, locks, permissions, projects, schemas, se
         uploads::upload,
         uploads::complete,
         uploads::abort,
+        uploads::credentials,
         locks::get,
         locks::all,
         locks::lock,

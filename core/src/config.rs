@@ -66,6 +66,16 @@ pub struct StorageConfig {
     /// Whether object versions are pinned in manifests; absent: as the bucket is found.
     #[serde(default)]
     pub version_pinning: Option<bool>,
+    /// Session credentials for callers; absent: there are none.
+    #[serde(default)]
+    pub sts: Option<StsConfig>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct StsConfig {
+    /// The role that is assumed, restricted to one version.
+    pub role_arn: String,
 }
 
 /// The search engine, and what the instance's indices are like. Credentials and the certificate

@@ -145,11 +145,12 @@ pub struct Servers {
 }
 
 /// Makes the clients; nothing is sent but the probe of the store, which is refused when it ignores
-/// conditional writes and asked whether it keeps versions.
+/// conditional writes and asked whether it keeps versions. `remembered_files`: see `Rules`.
 pub async fn connect(
     config: &InstanceConfig,
     secrets: &SecretFiles,
     clock: Arc<dyn Clock>,
+    remembered_files: u64,
 ) -> Result<Servers, ConnectError> {
     let storage = config.storage.first().ok_or(ConnectError::NoStorage)?;
     let mut store = S3Store::new(storage, credentials(storage, secrets)?);
@@ -170,6 +171,7 @@ pub async fn connect(
         Rules {
             mutable: config.versions.mutable,
             default_permissions: config.permissions.default.clone(),
+            remembered_files,
         },
     );
     Ok(Servers {

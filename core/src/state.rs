@@ -325,6 +325,10 @@ pub struct Promise {
     /// MD5 in hexadecimal where the request gave one.
     pub files: BTreeMap<FilePath, Option<String>>,
     pub links: BTreeMap<FilePath, ArtifactId>,
+    /// Whether everything else that is found at completion belongs to the version too: who has
+    /// session credentials need not name files beforehand.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub open: bool,
 }
 
 /// What a completion found: the content of a version.

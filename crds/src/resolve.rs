@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 
 use artifactdb_core::config::{
     AuthConfig, ElasticsearchConfig, GprnConfig, InstanceConfig, PermissionsConfig, RedisConfig,
-    SchemaItem, SchemasConfig, SearchConfig, SequenceConfig, StorageConfig, VersionsConfig,
+    SchemaItem, SchemasConfig, SearchConfig, SequenceConfig, StorageConfig, StsConfig,
+    VersionsConfig,
 };
 use artifactdb_core::mapping::MappingError;
 use artifactdb_core::permissions::PermissionsPatch;
@@ -367,5 +368,8 @@ fn storage(storage: &Storage) -> StorageConfig {
             .unwrap_or_else(|| "us-east-1".to_owned()),
         path_style: storage.path_style,
         version_pinning: storage.version_pinning,
+        sts: storage.sts.as_ref().map(|sts| StsConfig {
+            role_arn: sts.role_arn.clone(),
+        }),
     }
 }

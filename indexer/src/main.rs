@@ -26,6 +26,9 @@ use tokio::sync::watch;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// Files whose manifest entries are remembered: each version is looked at a few times and then not
+/// again.
+const REMEMBERED_FILES: u64 = 2_000;
 /// Pauses between attempts to reach a server at the start.
 const PAUSE: Duration = Duration::from_secs(1);
 /// Shortest time between two lines of progress.
@@ -214,7 +217,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
 async fn reach(config: &InstanceConfig, secrets: &SecretFiles) -> anyhow::Result<Servers> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     loop {
-        match connect(config, secrets, clock.clone()).await {
+        match connect(config, secrets, clock.clone(), REMEMBERED_FILES).await {
             Ok(servers) => return Ok(servers),
             Err(ConnectError::Store {
                 alias,

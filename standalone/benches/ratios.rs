@@ -451,6 +451,7 @@ async fn presign() -> (f64, f64) {
         region: "us-east-1".into(),
         path_style: true,
         version_pinning: None,
+        sts: None,
     };
     let credentials = Credentials {
         access_key: "key".into(),

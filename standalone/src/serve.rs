@@ -144,6 +144,7 @@ pub async fn start(options: &ServeOptions) -> anyhow::Result<Instance> {
         Rules {
             mutable: config.versions.mutable,
             default_permissions: config.permissions.default.clone(),
+            ..Rules::default()
         },
     ));
     let config = Arc::new(config);
@@ -300,6 +301,7 @@ fn storage(declared: Option<&StorageConfig>, instance: &str, endpoint: &str) -> 
         region: "us-east-1".to_owned(),
         path_style: true,
         version_pinning: Some(true),
+        sts: None,
     }
 }
 

@@ -9,6 +9,7 @@ use artifactdb_core::query::Query;
 use artifactdb_core::queue::Task;
 use artifactdb_core::search::{SearchError, SearchRequest};
 use artifactdb_core::state::Promise;
+use artifactdb_core::store::{SessionAccess, SessionRequest};
 use artifactdb_core::timestamp::rfc3339;
 use artifactdb_core::upload::{Check, Dialect, Mode, Plan, UploadRequest, content_md5};
 use artifactdb_core::versions::UploadTerms;
@@ -17,7 +18,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use jiff::Timestamp;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value, json};
@@ -27,7 +28,7 @@ use super::to_the_end;
 use crate::App;
 use crate::auth::{Act, CREDENTIAL, Grant, Identity};
 use crate::error::{ApiError, ApiResult};
-use crate::extract::{Body, Params, VersionPath};
+use crate::extract::{Body, Params, VersionPath, VersionRefPath};
 
 /// What a segment of a path may hold as it is (RFC 3986, `pchar`).
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
@@ -71,13 +72,11 @@ pub async fn upload(
     let request = body.required()?;
     let now = app.versions.clock.now();
     let plan = request.plan(&project, &version, now)?;
-    if plan.mode == Mode::StsCredentials {
-        return Err(ApiError::new(
-            StatusCode::NOT_IMPLEMENTED,
-            "Unable to obtain STS credentials, not supported: this storage has no session credentials; use the mode s3-presigned-url",
-        ));
+    if plan.mode == Mode::StsCredentials && !app.versions.store.gives_sessions() {
+        return Err(no_sessions());
     }
-    let promise = promise(&app, &identity, &project, &version, &plan).await?;
+    let mut promise = promise(&app, &identity, &project, &version, &plan).await?;
+    promise.open = plan.mode == Mode::StsCredentials;
     let owner = identity.name().unwrap_or_default().to_owned();
     let terms = UploadTerms {
         owner: owner.clone(),
@@ -99,9 +98,27 @@ pub async fn upload(
         now,
     };
     let revision = revision_name(begun.revision);
+    let session = match plan.mode {
+        Mode::PresignedUrl => None,
+        // After the beginning: before it, the version may be one that nobody may write to any more.
+        Mode::StsCredentials => match issue.session().await {
+            Ok(session) => Some(session),
+            Err(error) => {
+                let (versions, epoch) = (app.versions.clone(), begun.epoch);
+                let ended =
+                    to_the_end(
+                        async move { versions.abort(&project, &version, Some(epoch)).await },
+                    );
+                if ended.await.is_err() {
+                    tracing::warn!("an upload without credentials is left to the sweeper");
+                }
+                return Err(error);
+            }
+        },
+    };
     Ok(Json(match plan.dialect {
-        Dialect::Map => issue.maps(&promise, &revision),
-        Dialect::Array => issue.arrays(&promise, &revision),
+        Dialect::Map => issue.maps(&promise, &revision, session),
+        Dialect::Array => issue.arrays(&promise, &revision, session),
     })
     .into_response())
 }
@@ -253,7 +270,88 @@ struct Issue<'a> {
     now: Timestamp,
 }
 
+/// Seconds that session credentials live: what AssumeRole takes.
+const SESSION_SECONDS: (u64, u64) = (900, 43_200);
+
+fn no_sessions() -> ApiError {
+    ApiError::new(
+        StatusCode::NOT_IMPLEMENTED,
+        "Unable to obtain STS credentials, not supported: this storage has no session credentials; use the mode s3-presigned-url",
+    )
+}
+
+/// Session credentials as clients read them (CONTRACT section 4.4).
+async fn session_block(app: &App, request: SessionRequest) -> ApiResult<Value> {
+    let store = &app.versions.store;
+    let session = store.session(&request).await?.ok_or_else(no_sessions)?;
+    Ok(json!({
+        "credentials": {
+            "aws_access_key_id": session.credentials.access_key,
+            "aws_secret_access_key": session.credentials.secret_key,
+            "aws_session_token": session.credentials.session_token,
+        },
+        "session_name": session.name,
+        "expiration": rfc3339(session.expires),
+        "bucket": store.bucket(),
+        "prefix": request.prefix,
+    }))
+}
+
+#[utoipa::path(get, path = "/projects/{project}/version/{version}/credentials", tag = "files",
+    params(
+        ("project" = String, Path),
+        ("version" = String, Path, description = "A version, a revision, or `latest`"),
+        ("ttl" = Option<u64>, Query, description = "Seconds that the credentials live, 900 to 43200"),
+    ),
+    responses(
+        (status = 200, description = "Credentials that read the files of the version", body = Value),
+        (status = 404, description = "No such version, or none that the caller may read"),
+        (status = 422, description = "Parameter out of range"),
+        (status = 501, description = "The storage has no session credentials"),
+    ))]
+pub async fn credentials(
+    State(app): State<Arc<App>>,
+    identity: Identity,
+    VersionRefPath(project, version): VersionRefPath,
+    params: Params,
+) -> ApiResult<Response> {
+    let seconds = params.number("ttl", 3600, SESSION_SECONDS)?;
+    let missing = || ApiError::not_found("No such project/version");
+    let version = app
+        .resolve(&identity, &project, &version)
+        .await?
+        .ok_or_else(missing)?;
+    if app.view(&identity, &project, &version).await?.is_none() {
+        return Err(missing());
+    }
+    let request = SessionRequest {
+        prefix: artifactdb_core::keys::version_prefix(&project, &version),
+        access: SessionAccess::Read,
+        seconds,
+        name: identity.name().unwrap_or("anonymous").to_owned(),
+    };
+    let block = session_block(&app, request).await?;
+    let mut response = Json(block).into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
+}
+
 impl Issue<'_> {
+    /// Credentials that write the files of the version. They may outlive a short deadline, because
+    /// none shorter are given; what comes late is no part of the version.
+    async fn session(&self) -> ApiResult<Value> {
+        let left = self.deadline.as_second() - self.now.as_second();
+        let left = u64::try_from(left).unwrap_or(0);
+        let request = SessionRequest {
+            prefix: artifactdb_core::keys::version_prefix(self.project, self.version),
+            access: SessionAccess::ReadWrite,
+            seconds: left.clamp(SESSION_SECONDS.0, SESSION_SECONDS.1),
+            name: self.owner.to_owned(),
+        };
+        session_block(self.app, request).await
+    }
+
     fn credential(&self, act: Act, params: &BTreeMap<String, String>) -> String {
         Grant {
             act,
@@ -335,10 +433,11 @@ impl Issue<'_> {
     }
 
     /// The answer in upstream's own form.
-    fn maps(&self, promise: &Promise, revision: &str) -> Value {
+    fn maps(&self, promise: &Promise, revision: &str, session: Option<Value>) -> Value {
         let urls: Map<String, Value> = promise
             .files
             .keys()
+            .filter(|_| session.is_none())
             .map(|path| (path.to_string(), json!(self.put_url(path, None))))
             .collect();
         let credential = self.credential(Act::Link, &BTreeMap::new());
@@ -355,7 +454,7 @@ impl Issue<'_> {
             "version": self.version,
             "revision": revision,
             "presigned_urls": urls,
-            "sts": {},
+            "sts": session.unwrap_or_else(|| json!({})),
             "links": links,
             "complete_before": rfc3339(self.deadline),
             "completion_url": self.completion_url(revision),
@@ -367,10 +466,11 @@ impl Issue<'_> {
     }
 
     /// The answer in the form of the API contract's clients, who send a Content-MD5 with each file.
-    fn arrays(&self, promise: &Promise, revision: &str) -> Value {
+    fn arrays(&self, promise: &Promise, revision: &str, session: Option<Value>) -> Value {
         let urls: Vec<Value> = promise
             .files
             .iter()
+            .filter(|_| session.is_none())
             .map(|(path, md5)| {
                 let md5 = md5.as_deref().and_then(content_md5);
                 let url = self.put_url(path, md5.as_deref());
@@ -391,6 +491,7 @@ impl Issue<'_> {
             "version": self.version,
             "revision": revision,
             "presigned_urls": urls,
+            "sts": session.unwrap_or_else(|| json!({})),
             "links": links,
             "complete_before": rfc3339(self.deadline),
             "completion_url": self.completion_url(revision),

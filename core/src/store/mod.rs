@@ -6,6 +6,7 @@
 mod presign;
 #[cfg(feature = "store")]
 mod s3;
+mod session;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -16,6 +17,7 @@ use thiserror::Error;
 pub use presign::{Credentials, Presigner};
 #[cfg(feature = "store")]
 pub use s3::S3Store;
+pub use session::{Session, SessionAccess, SessionRequest};
 
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum StoreError {
@@ -94,6 +96,17 @@ pub trait Store: Send + Sync {
     async fn folders(&self, prefix: &str) -> Result<Vec<String>, StoreError>;
 
     async fn delete(&self, objects: &[ObjectRef]) -> Result<(), StoreError>;
+
+    /// Whether `session` gives any.
+    fn gives_sessions(&self) -> bool {
+        false
+    }
+
+    /// Credentials of the caller's own for the files of one version; `None` where the storage has
+    /// none to give.
+    async fn session(&self, _: &SessionRequest) -> Result<Option<Session>, StoreError> {
+        Ok(None)
+    }
 
     /// A URL that reads the object for `seconds`; `file_name` names the download.
     fn presign_get(

@@ -13,7 +13,8 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use super::{
-    Condition, Credentials, Listed, Object, ObjectRef, Presigner, Store, StoreError, Written,
+    Condition, Credentials, Listed, Object, ObjectRef, Presigner, Session, SessionRequest, Store,
+    StoreError, Written,
 };
 use crate::config::StorageConfig;
 
@@ -30,6 +31,8 @@ pub struct S3Store {
     /// Whether listings name object versions.
     versioned: bool,
     pinning: Option<bool>,
+    /// Who gives session credentials, and for which role.
+    sessions: Option<(aws_sdk_sts::Client, String)>,
 }
 
 impl S3Store {
@@ -39,27 +42,28 @@ impl S3Store {
             .tls_provider(Provider::Rustls(CryptoMode::Ring))
             .build_https();
         let endpoint = storage.endpoint.as_deref();
+        let sessions = storage.sts.as_ref().map(|sts| {
+            let mut config = aws_sdk_sts::Config::builder()
+                .behavior_version(BehaviorVersion::latest())
+                .region(Region::new(storage.region.clone()))
+                .credentials_provider(provider(&credentials))
+                .http_client(http.clone())
+                .timeout_config(timeouts());
+            // Stores that speak S3 answer for STS at the same address.
+            config.set_endpoint_url(endpoint.map(str::to_owned));
+            let client = aws_sdk_sts::Client::from_conf(config.build());
+            (client, sts.role_arn.clone())
+        });
         let mut config = Config::builder()
             .behavior_version(BehaviorVersion::latest())
             .region(Region::new(storage.region.clone()))
             .force_path_style(storage.path_style)
-            .credentials_provider(aws_sdk_s3::config::Credentials::new(
-                &credentials.access_key,
-                &credentials.secret_key,
-                credentials.session_token.clone(),
-                None,
-                "artifactdb",
-            ))
+            .credentials_provider(provider(&credentials))
             .http_client(http)
             // A retried conditional write may meet its own first attempt and report a conflict, so
             // retries belong to the protocol and not to the client.
             .retry_config(RetryConfig::disabled())
-            .timeout_config(
-                TimeoutConfig::builder()
-                    .connect_timeout(Duration::from_secs(5))
-                    .operation_timeout(Duration::from_secs(60))
-                    .build(),
-            )
+            .timeout_config(timeouts())
             .request_checksum_calculation(
                 aws_sdk_s3::config::RequestChecksumCalculation::WhenRequired,
             )
@@ -79,6 +83,7 @@ impl S3Store {
             ),
             versioned: storage.version_pinning.unwrap_or(false),
             pinning: storage.version_pinning,
+            sessions,
         }
     }
 
@@ -228,6 +233,23 @@ impl S3Store {
             }
         }
     }
+}
+
+fn provider(credentials: &Credentials) -> aws_sdk_s3::config::Credentials {
+    aws_sdk_s3::config::Credentials::new(
+        &credentials.access_key,
+        &credentials.secret_key,
+        credentials.session_token.clone(),
+        None,
+        "artifactdb",
+    )
+}
+
+fn timeouts() -> TimeoutConfig {
+    TimeoutConfig::builder()
+        .connect_timeout(Duration::from_secs(5))
+        .operation_timeout(Duration::from_secs(60))
+        .build()
 }
 
 fn timestamp(at: Option<&DateTime>) -> Timestamp {
@@ -402,6 +424,46 @@ impl Store for S3Store {
             }
         }
         Ok(())
+    }
+
+    fn gives_sessions(&self) -> bool {
+        self.sessions.is_some()
+    }
+
+    async fn session(&self, request: &SessionRequest) -> Result<Option<Session>, StoreError> {
+        let Some((client, role)) = &self.sessions else {
+            return Ok(None);
+        };
+        if !request.fits_a_policy() {
+            return Err(StoreError::Refused(format!(
+                "'{}' holds a character that a policy reads as a wildcard",
+                request.prefix
+            )));
+        }
+        let name = request.role_session_name();
+        let answer = client
+            .assume_role()
+            .role_arn(role)
+            .role_session_name(&name)
+            .duration_seconds(i32::try_from(request.seconds).unwrap_or(i32::MAX))
+            .policy(request.policy(&self.bucket).to_string())
+            .send()
+            .await
+            .map_err(failure)?;
+        let Some(given) = answer.credentials() else {
+            return Err(StoreError::Unavailable(
+                "the store gave no session credentials".to_owned(),
+            ));
+        };
+        Ok(Some(Session {
+            credentials: Credentials {
+                access_key: given.access_key_id().to_owned(),
+                secret_key: given.secret_access_key().to_owned(),
+                session_token: Some(given.session_token().to_owned()),
+            },
+            expires: timestamp(Some(given.expiration())),
+            name,
+        }))
     }
 
     fn presign_get(

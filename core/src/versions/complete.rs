@@ -245,7 +245,13 @@ fn verify(
             Some((path, object))
         })
         .collect();
-    let (mut missing, mut wrong) = (Vec::new(), Vec::new());
+    let entry = |object: Listed| FileEntry {
+        size: object.size,
+        etag: object.etag,
+        version_id: object.version_id,
+        uploaded: object.last_modified,
+    };
+    let (mut missing, mut wrong, mut wrong_names) = (Vec::new(), Vec::new(), Vec::new());
     let mut files = BTreeMap::new();
     for (path, md5) in &promise.files {
         let Some(object) = found.remove(path.as_str()) else {
@@ -257,15 +263,15 @@ fn verify(
             wrong.push(path.as_str());
             continue;
         }
-        files.insert(
-            path.clone(),
-            FileEntry {
-                size: object.size,
-                etag: object.etag,
-                version_id: object.version_id,
-                uploaded: object.last_modified,
-            },
-        );
+        files.insert(path.clone(), entry(object));
+    }
+    if promise.open {
+        for (path, object) in found {
+            match FilePath::new(&path) {
+                Ok(path) => drop(files.insert(path, entry(object))),
+                Err(_) => wrong_names.push(path),
+            }
+        }
     }
     let name = |paths: &[&str]| {
         let named = paths
@@ -286,6 +292,13 @@ fn verify(
         return Err(WriteError::Refused(format!(
             "promised files were not uploaded: {}",
             name(&missing)
+        )));
+    }
+    if !wrong_names.is_empty() {
+        let names: Vec<&str> = wrong_names.iter().map(String::as_str).collect();
+        return Err(WriteError::Refused(format!(
+            "files have names that an identifier cannot hold: {}",
+            name(&names)
         )));
     }
     if !wrong.is_empty() {

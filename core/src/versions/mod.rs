@@ -86,12 +86,24 @@ impl std::fmt::Display for LeaseRecord {
 }
 
 /// The rules of an instance that the protocol needs.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Rules {
     /// A completed version may be replaced by a new upload.
     pub mutable: bool,
     /// Members of a permission set that nobody gave.
     pub default_permissions: PermissionsPatch,
+    /// Files whose entries in manifests are remembered: about 300 bytes each.
+    pub remembered_files: u64,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self {
+            mutable: false,
+            default_permissions: PermissionsPatch::default(),
+            remembered_files: 100_000,
+        }
+    }
 }
 
 /// The versions of an instance, as they are written and read.
@@ -121,6 +133,13 @@ impl Versions {
             lease,
             queue,
             clock,
+            manifests: Cache::builder()
+                .max_capacity(rules.remembered_files)
+                .weigher(|_, manifest: &Arc<Manifest>| {
+                    u32::try_from(1 + manifest.files.len() + manifest.links.len())
+                        .unwrap_or(u32::MAX)
+                })
+                .build(),
             rules,
             permission_files: Cache::builder()
                 .max_capacity(10_000)
@@ -133,13 +152,6 @@ impl Versions {
             heads: Cache::builder()
                 .max_capacity(1_000)
                 .time_to_live(FRESHNESS)
-                .build(),
-            manifests: Cache::builder()
-                .max_capacity(100_000)
-                .weigher(|_, manifest: &Arc<Manifest>| {
-                    u32::try_from(1 + manifest.files.len() + manifest.links.len())
-                        .unwrap_or(u32::MAX)
-                })
                 .build(),
         }
     }

@@ -30,5 +30,6 @@ mod faults;
 mod proxy;
 mod queries;
 mod rebuild;
+mod sessions;
 
 const BACKEND: harness::Backend = harness::Backend::Real;

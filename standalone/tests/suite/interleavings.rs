@@ -269,6 +269,7 @@ impl World {
         let promise = Promise {
             files: [(path.clone(), Some(md5_hex(&content)))].into(),
             links: BTreeMap::new(),
+            ..Promise::default()
         };
         let deadline = self.clock.now() + SignedDuration::from_secs(30);
         let terms = UploadTerms {

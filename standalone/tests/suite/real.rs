@@ -24,6 +24,8 @@ pub struct Services {
     pub s3: String,
     pub access_key: String,
     pub secret_key: String,
+    /// A role that may be assumed for sessions.
+    pub role: Option<String>,
     /// A folder that the engine may write snapshots to.
     pub repository: Option<String>,
 }
@@ -61,6 +63,7 @@ pub fn services() -> &'static Services {
             s3: value("S3"),
             access_key: value("S3_ACCESS_KEY"),
             secret_key: value("S3_SECRET_KEY"),
+            role: find("S3_ROLE"),
             repository: find("ES_REPOSITORY"),
         }
     })
@@ -94,6 +97,7 @@ impl Real {
             region: "us-east-1".to_owned(),
             path_style: true,
             version_pinning: None,
+            sts: None,
         }];
         config.elasticsearch = Some(ElasticsearchConfig {
             urls: vec![services.es.clone()],

@@ -1687,6 +1687,7 @@ async fn conformance() {
         region: "us-east-1".into(),
         path_style: true,
         version_pinning: None,
+        sts: None,
     };
     let store = S3Store::new(
         &storage,
