@@ -21,6 +21,11 @@ test: setup ## Check format and lints, start the services, then run every test
 	@set -a; services="$$(scripts/services.sh up)" && eval "$$services"; \
 	INSTA_UPDATE=no cargo test --workspace --all-features --locked
 
+test-slow: setup ## Rebuild an index of 50,000 documents under load
+	@set -a; services="$$(scripts/services.sh up)" && eval "$$services"; \
+	ARTIFACTDB_TEST_DOCUMENTS=50000 cargo test --workspace --all-features --locked --test servers \
+		-- an_index_is_rebuilt_under_load --nocapture
+
 services: ## Start Elasticsearch, Redis and an S3 server for the tests; print their addresses
 	@scripts/services.sh up
 
@@ -29,6 +34,9 @@ services-down: ## Stop them and delete their data
 
 bench: setup ## Print speed and size as ratios against baselines of the same run
 	@cargo bench --locked --package artifactdb --bench ratios
+	@cargo build --release --locked --workspace --all-features --bins
+	@set -a; services="$$(scripts/services.sh up)" && eval "$$services"; \
+	cargo bench --locked --workspace --all-features --bench servers
 
 crds: setup ## Write crds/*.yaml from the types
 	@cargo run --quiet --locked --package artifactdb -- crds --out crds
@@ -37,4 +45,4 @@ clean: ## Delete what was built, and the quickstart's data
 	cargo clean
 	rm -rf artifactdb-data
 
-.PHONY: help setup run test services services-down bench crds clean
+.PHONY: help setup run test test-slow services services-down bench crds clean

@@ -41,7 +41,7 @@ need() {
         apt_updated=1
         DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$2" >/dev/null
     else
-        fail "'$1' is missing; install the package $2, or set $3 to a server that you have"
+        fail "'$1' is missing; install the package $2${3:+, or set $3 to a server that you have}"
     fi
 }
 
@@ -114,7 +114,6 @@ EOF
 }
 
 start_redis() {
-    need redis-server redis-server ARTIFACTDB_TEST_REDIS
     [ "$(redis-cli -p "$REDIS_PORT" ping 2>/dev/null)" = PONG ] && return
     say "starting Redis"
     local home=$RUN/redis
@@ -190,7 +189,10 @@ up() {
     mkdir -p "$HOME_DIR" "$RUN"
     # Side by side: Elasticsearch takes the longest.
     local pids=()
-    need curl curl ARTIFACTDB_TEST_ES
+    need curl curl
+    # The tests run processes with wrong clocks, and Redis servers of their own.
+    need faketime faketime
+    need redis-server redis-server
     [ -n "${ARTIFACTDB_TEST_REDIS:-}" ] || start_redis
     if [ -z "${ARTIFACTDB_TEST_ES:-}" ]; then start_es & pids+=($!); fi
     if [ -z "${ARTIFACTDB_TEST_S3:-}" ]; then start_s3 & pids+=($!); fi

@@ -85,7 +85,17 @@ impl App {
         identity: &Identity,
         id: &ArtifactId,
     ) -> ApiResult<Option<Arc<Document>>> {
-        let found = self.search.get(&id.to_string()).await?;
+        let id = id.to_string();
+        let found = match self.documents.get(&id) {
+            Some(known) => Some(known),
+            None => {
+                let found = self.search.get(&id).await?;
+                if let Some(document) = &found {
+                    self.documents.insert(id, document.clone());
+                }
+                found
+            }
+        };
         Ok(found.filter(|document| may(&identity.caller, Action::Read, document.permissions())))
     }
 

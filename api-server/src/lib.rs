@@ -3,7 +3,7 @@
 //! `routes` holds a module per resource; the table of routes is below, on one screen. `auth` says
 //! who calls, `access` what they may see or change, `error` how refusals look, `signer` makes what
 //! is handed out and believed when it comes back, `openapi` describes the handlers, `observe`
-//! measures them, `serve` puts them on a listener. No S3 keys and no engine here: those are core's.
+//! measures them, `recent` remembers documents for a second, `serve` puts them on a listener. No S3 keys and no engine here: those are core's.
 //! The binary is in `main`.
 
 mod access;
@@ -12,6 +12,7 @@ mod error;
 mod extract;
 mod observe;
 mod openapi;
+mod recent;
 mod routes;
 mod serve;
 mod signer;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use artifactdb_core::cache::SharedCache;
 use artifactdb_core::config::InstanceConfig;
 use artifactdb_core::search::Search;
 use artifactdb_core::versions::Versions;
@@ -34,6 +36,7 @@ use tower_http::timeout::TimeoutLayer;
 
 use auth::{KeyError, StaticKey, Verifier};
 use observe::Metrics;
+use recent::RecentDocuments;
 use routes::{files, info, jobs, locks, permissions, projects, schemas, search, uploads};
 use signer::Signer;
 
@@ -56,6 +59,7 @@ pub struct App {
     verifier: Verifier,
     signer: Signer,
     validators: HashMap<String, Validator>,
+    documents: RecentDocuments,
     metrics: Metrics,
     stopping: AtomicBool,
 }
@@ -69,13 +73,15 @@ pub enum StartError {
 }
 
 impl App {
-    /// `signing_key` is secret and the same in every replica.
+    /// `signing_key` is secret and the same in every replica; `shared` is what they remember
+    /// together, where there is more than one.
     pub fn new(
         config: Arc<InstanceConfig>,
         versions: Arc<Versions>,
         search: Arc<dyn Search>,
         static_keys: &[StaticKey],
         signing_key: &[u8],
+        shared: Option<Arc<dyn SharedCache>>,
     ) -> Result<Self, StartError> {
         let mut validators = HashMap::new();
         for item in &config.schemas.items {
@@ -87,9 +93,10 @@ impl App {
             validators.insert(item.name(), validator);
         }
         Ok(Self {
-            verifier: Verifier::new(&config.auth, static_keys)?,
+            verifier: Verifier::new(&config.auth, static_keys, shared)?,
             signer: Signer::new(signing_key),
             validators,
+            documents: RecentDocuments::new(config.elasticsearch.is_some()),
             metrics: Metrics::new(),
             stopping: AtomicBool::new(false),
             config,

@@ -120,6 +120,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         servers.search,
         &keys,
         &signing_key,
+        Some(Arc::new(servers.redis)),
     )?);
     let listener = TcpListener::bind(&arguments.listen)
         .await

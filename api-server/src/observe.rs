@@ -45,6 +45,7 @@ pub struct Metrics {
     requests: Family<Labels, Histogram>,
     pub tasks_waiting: Gauge,
     pub tasks_in_hand: Gauge,
+    pub tasks_dead: Gauge,
 }
 
 impl Metrics {
@@ -58,6 +59,12 @@ impl Metrics {
             requests.clone(),
         );
         let (tasks_waiting, tasks_in_hand) = (Gauge::default(), Gauge::default());
+        let tasks_dead = Gauge::default();
+        registry.register(
+            "tasks_dead",
+            "Tasks that were given up, up to a thousand",
+            tasks_dead.clone(),
+        );
         registry.register("tasks_waiting", "Tasks in the queue", tasks_waiting.clone());
         registry.register("tasks_in_hand", "Tasks being done", tasks_in_hand.clone());
         Self {
@@ -65,6 +72,7 @@ impl Metrics {
             requests,
             tasks_waiting,
             tasks_in_hand,
+            tasks_dead,
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Two halves. The pure one (`id`, `gprn`, `permissions`, `query`, `mapping`, `document`, `keys`,
 //! `config`, `upload`, `state`) computes and never performs IO. The other one holds the doors
-//! (`store`, `lease`, `queue`, `search`, `clock`: traits, and behind the features `store`, `redis`
+//! (`store`, `lease`, `queue`, `search`, `cache`, `clock`: traits, and behind the features `store`, `redis`
 //! and `search` the clients of real servers, which `connect` makes from a configuration) and the protocol that writes a version through them
 //! (`versions`). The pure half never imports the other. No HTTP server and no Kubernetes here.
 
@@ -18,6 +18,7 @@ pub mod state;
 pub mod timestamp;
 pub mod upload;
 
+pub mod cache;
 pub mod clock;
 #[cfg(all(feature = "store", feature = "redis", feature = "search"))]
 pub mod connect;

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use artifactdb_core::config::StorageConfig;
@@ -14,8 +14,10 @@ use artifactdb_core::store::{Credentials, S3Store, Store};
 use futures::StreamExt;
 use md5::{Digest, Md5};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+
+mod common;
+
+use common::{Load, Process, Row, gets, load, print, resident, wait_for};
 
 const ROUND: Duration = Duration::from_secs(2);
 const ROUNDS: usize = 3;
@@ -43,25 +45,6 @@ async fn baseline(body: &str, ready: &str) {
     std::fs::write(format!("{ready}.next"), address).unwrap();
     std::fs::rename(format!("{ready}.next"), ready).unwrap();
     axum::serve(listener, router).await.unwrap();
-}
-
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-async fn wait_for(path: &Path) -> String {
-    for _ in 0..20_000 {
-        if let Ok(text) = std::fs::read_to_string(path) {
-            return text;
-        }
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    panic!("'{}' does not appear", path.display());
 }
 
 struct Instance {
@@ -114,107 +97,6 @@ async fn serve(folder: &Path) -> Instance {
     }
 }
 
-fn resident(process: &Process) -> f64 {
-    let status =
-        std::fs::read_to_string(format!("/proc/{}/status", process.0.id())).unwrap_or_default();
-    let line = status
-        .lines()
-        .find(|line| line.starts_with("VmRSS"))
-        .unwrap_or_default();
-    let kilobytes: f64 = line
-        .split_whitespace()
-        .nth(1)
-        .and_then(|n| n.parse().ok())
-        .unwrap_or(0.0);
-    kilobytes / 1024.0
-}
-
-/// Requests per second and latencies in milliseconds of one keep-alive load.
-struct Load {
-    rate: f64,
-    p50: f64,
-    p99: f64,
-}
-
-/// Sends requests over `connections` kept open, each as soon as the last is answered. Paths are
-/// taken in turn.
-async fn load(address: &str, paths: &[String], connections: usize, duration: Duration) -> Load {
-    let until = Instant::now() + duration;
-    let clients = (0..connections).map(|client| {
-        let address = address.to_owned();
-        let requests: Vec<Vec<u8>> = paths
-            .iter()
-            .map(|path| format!("GET {path} HTTP/1.1\r\nhost: {address}\r\n\r\n").into_bytes())
-            .collect();
-        tokio::spawn(async move {
-            let mut stream = TcpStream::connect(&address).await.unwrap();
-            stream.set_nodelay(true).unwrap();
-            let mut buffer = vec![0; 64 * 1024];
-            let mut latencies = Vec::new();
-            let mut next = client;
-            while Instant::now() < until {
-                let begun = Instant::now();
-                stream
-                    .write_all(&requests[next % requests.len()])
-                    .await
-                    .unwrap();
-                next += 1;
-                read_answer(&mut stream, &mut buffer).await;
-                latencies.push(begun.elapsed().as_secs_f64() * 1000.0);
-            }
-            latencies
-        })
-    });
-    let begun = Instant::now();
-    let mut latencies: Vec<f64> = Vec::new();
-    for client in futures::future::join_all(clients).await {
-        latencies.extend(client.unwrap());
-    }
-    let seconds = begun.elapsed().as_secs_f64();
-    latencies.sort_by(f64::total_cmp);
-    let at = |share: f64| latencies[((latencies.len() - 1) as f64 * share) as usize];
-    Load {
-        rate: latencies.len() as f64 / seconds,
-        p50: at(0.5),
-        p99: at(0.99),
-    }
-}
-
-async fn read_answer(stream: &mut TcpStream, buffer: &mut Vec<u8>) {
-    let mut filled = 0;
-    loop {
-        let read = stream.read(&mut buffer[filled..]).await.unwrap();
-        assert!(read > 0, "the server closed the connection");
-        filled += read;
-        let Some(end) = buffer[..filled]
-            .windows(4)
-            .position(|four| four == b"\r\n\r\n")
-        else {
-            continue;
-        };
-        let head = std::str::from_utf8(&buffer[..end]).unwrap();
-        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
-        let length: usize = head
-            .lines()
-            .find_map(|line| {
-                line.to_ascii_lowercase()
-                    .strip_prefix("content-length: ")
-                    .map(|n| n.trim().parse().unwrap())
-            })
-            .expect("a length");
-        let whole = end + 4 + length;
-        if buffer.len() < whole {
-            buffer.resize(whole, 0);
-        }
-        while filled < whole {
-            let read = stream.read(&mut buffer[filled..whole]).await.unwrap();
-            assert!(read > 0);
-            filled += read;
-        }
-        return;
-    }
-}
-
 /// Ours against the bare handler that answers the same bytes, in turns.
 async fn compare(
     name: &str,
@@ -246,16 +128,17 @@ async fn compare(
     let bare = Process(child);
     let address = wait_for(&ready).await;
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    let ours_requests = gets(&instance.address, paths);
     load(
         &instance.address,
-        paths,
+        &ours_requests,
         connections,
         Duration::from_millis(500),
     )
     .await;
     for _ in 0..ROUNDS {
-        theirs.push(load(&address, paths, connections, ROUND).await);
-        ours.push(load(&instance.address, paths, connections, ROUND).await);
+        theirs.push(load(&address, &gets(&address, paths), connections, ROUND).await);
+        ours.push(load(&instance.address, &ours_requests, connections, ROUND).await);
     }
     drop(bare);
     let best = |loads: Vec<Load>| {
@@ -280,15 +163,6 @@ async fn compare(
         target: format!(">= {target}"),
         met: ratio >= target,
     });
-}
-
-struct Row {
-    name: String,
-    ours: String,
-    baseline: String,
-    result: String,
-    target: String,
-    met: bool,
 }
 
 fn md5_hex(bytes: &[u8]) -> String {
@@ -509,7 +383,7 @@ async fn bench() {
     tokio::time::sleep(Duration::from_secs(2)).await;
     rows.push(below(
         "idle memory of the instance",
-        resident(&instance.process),
+        resident(instance.process.0.id()),
         "MB",
         50.0,
         "Python: API and worker 332 MB",
@@ -594,57 +468,11 @@ async fn bench() {
     });
     rows.push(below(
         "memory after all this",
-        resident(&instance.process),
+        resident(instance.process.0.id()),
         "MB",
         1000.0,
         "",
     ));
     print(&rows);
     drop(instance.data);
-}
-
-fn print(rows: &[Row]) {
-    let cells: Vec<[&str; 6]> = rows
-        .iter()
-        .map(|row| {
-            let met = if row.met { "met" } else { "MISSED" };
-            [
-                row.name.as_str(),
-                &row.ours,
-                &row.baseline,
-                &row.result,
-                &row.target,
-                met,
-            ]
-        })
-        .collect();
-    let head = ["what", "ours", "baseline", "result", "target", ""];
-    let width = |column: usize| {
-        cells
-            .iter()
-            .map(|row| row[column].chars().count())
-            .chain([head[column].len()])
-            .max()
-            .unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..6).map(width).collect();
-    let line = |row: &[&str; 6]| {
-        let padded: Vec<String> = row
-            .iter()
-            .zip(&widths)
-            .map(|(cell, width)| format!("{cell:<width$}"))
-            .collect();
-        println!("| {} |", padded.join(" | "));
-    };
-    println!();
-    line(&head);
-    println!(
-        "|{}|",
-        widths
-            .iter()
-            .map(|width| "-".repeat(width + 2))
-            .collect::<Vec<_>>()
-            .join("|")
-    );
-    cells.iter().for_each(line);
 }

@@ -158,6 +158,7 @@ pub async fn start(options: &ServeOptions) -> anyhow::Result<Instance> {
         search,
         &[secrets.static_key()?],
         &secrets.signing_key(),
+        None,
     )?);
 
     if empty {

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use artifactdb_core::cache::SharedCache;
 use artifactdb_core::config::AuthConfig;
 use artifactdb_core::permissions::User;
 use jiff::Timestamp;
@@ -61,7 +62,11 @@ fn invalid(why: impl std::fmt::Display) -> ApiError {
 }
 
 impl Verifier {
-    pub fn new(config: &AuthConfig, fixed: &[StaticKey]) -> Result<Self, KeyError> {
+    pub fn new(
+        config: &AuthConfig,
+        fixed: &[StaticKey],
+        shared: Option<Arc<dyn SharedCache>>,
+    ) -> Result<Self, KeyError> {
         let providers = config
             .well_known_primary
             .iter()
@@ -70,7 +75,7 @@ impl Verifier {
             .collect();
         Ok(Self {
             config: config.clone(),
-            keys: Keys::new(fixed, providers)?,
+            keys: Keys::new(fixed, providers, shared)?,
             verified: Cache::new(REMEMBERED),
         })
     }
@@ -174,7 +179,7 @@ mod tests {
             jwk,
             issuer: Some("urn:own".into()),
         };
-        Verifier::new(&config, &[key]).unwrap()
+        Verifier::new(&config, &[key], None).unwrap()
     }
 
     fn claims() -> Value {

@@ -5,10 +5,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use artifactdb_core::cache::SharedCache;
 use jsonwebtoken::jwk::{AlgorithmParameters, Jwk, JwkSet, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey};
 use parking_lot::RwLock;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::sync::Mutex;
 
@@ -43,6 +44,7 @@ pub struct Key {
 
 /// All keys of an instance.
 pub struct Keys {
+    shared: Option<Arc<dyn SharedCache>>,
     fixed: HashMap<String, Arc<Key>>,
     providers: Vec<String>,
     client: reqwest::Client,
@@ -57,6 +59,13 @@ struct Fetched {
     at: Option<Instant>,
 }
 
+/// What a provider said, as every replica may remember it.
+#[derive(Serialize, Deserialize)]
+struct Published {
+    issuer: String,
+    set: JwkSet,
+}
+
 #[derive(Deserialize)]
 struct Discovery {
     issuer: String,
@@ -64,7 +73,13 @@ struct Discovery {
 }
 
 impl Keys {
-    pub fn new(fixed: &[StaticKey], providers: Vec<String>) -> Result<Self, KeyError> {
+    /// `shared` is asked for a provider's keys when the provider itself does not answer, so that a
+    /// replica that starts then knows them too.
+    pub fn new(
+        fixed: &[StaticKey],
+        providers: Vec<String>,
+        shared: Option<Arc<dyn SharedCache>>,
+    ) -> Result<Self, KeyError> {
         let mut known = HashMap::new();
         for key in fixed {
             let kid = key.jwk.common.key_id.clone().unwrap_or_default();
@@ -85,6 +100,7 @@ impl Keys {
             known.insert(kid, Arc::new(own));
         }
         Ok(Self {
+            shared,
             fixed: known,
             providers,
             client: reqwest::Client::builder()
@@ -136,50 +152,82 @@ impl Keys {
         }
         for provider in &self.providers {
             match self.fetch_one(provider).await {
-                Ok(keys) => {
-                    self.fetched
-                        .write()
-                        .by_provider
-                        .insert(provider.clone(), keys);
+                Ok(published) => {
+                    self.learn(provider, &published);
+                    if let (Some(shared), Ok(text)) =
+                        (&self.shared, serde_json::to_string(&published))
+                    {
+                        // Without an end: it is what is left when the provider is away.
+                        shared.remember(&cache_name(provider), &text, None).await;
+                    }
                 }
                 Err(error) => {
                     tracing::warn!(provider, %error, "cannot fetch the keys of an identity provider");
+                    self.recall(provider).await;
                 }
             }
         }
         self.fetched.write().at = Some(Instant::now());
     }
 
-    async fn fetch_one(&self, url: &str) -> reqwest::Result<HashMap<String, Arc<Key>>> {
+    /// Keys that another replica, or this one before it was started anew, has seen.
+    async fn recall(&self, provider: &str) {
+        if self.fetched.read().by_provider.contains_key(provider) {
+            return;
+        }
+        let Some(shared) = &self.shared else { return };
+        let text = shared.recall(&cache_name(provider)).await;
+        if let Some(published) = text.and_then(|text| serde_json::from_str(&text).ok()) {
+            self.learn(provider, &published);
+        }
+    }
+
+    fn learn(&self, provider: &str, published: &Published) {
+        let keys = usable(published);
+        let mut fetched = self.fetched.write();
+        fetched.by_provider.insert(provider.to_owned(), keys);
+    }
+
+    async fn fetch_one(&self, url: &str) -> reqwest::Result<Published> {
         let get =
             |url: String| async move { self.client.get(url).send().await?.error_for_status() };
         let discovery: Discovery = get(url.to_owned()).await?.json().await?;
-        let set: JwkSet = get(discovery.jwks_uri).await?.json().await?;
-        let mut keys = HashMap::new();
-        for jwk in set.keys {
-            let Some(kid) = jwk.common.key_id.clone() else {
-                continue;
-            };
-            let encrypts = jwk.common.public_key_use == Some(PublicKeyUse::Encryption);
-            // A shared secret has no place in a public document.
-            let secret = matches!(jwk.algorithm, AlgorithmParameters::OctetKey(_));
-            if encrypts || secret {
-                continue;
-            }
-            let (Some(algorithms), Ok(decoding)) = (algorithms(&jwk), DecodingKey::from_jwk(&jwk))
-            else {
-                continue;
-            };
-            let key = Key {
-                decoding,
-                algorithms,
-                issuer: Some(discovery.issuer.clone()),
-                issuer_optional: false,
-            };
-            keys.insert(kid, Arc::new(key));
-        }
-        Ok(keys)
+        Ok(Published {
+            issuer: discovery.issuer,
+            set: get(discovery.jwks_uri).await?.json().await?,
+        })
     }
+}
+
+fn cache_name(provider: &str) -> String {
+    format!("keys:{provider}")
+}
+
+/// The keys of a provider that can verify tokens, by their id.
+fn usable(published: &Published) -> HashMap<String, Arc<Key>> {
+    let mut keys = HashMap::new();
+    for jwk in &published.set.keys {
+        let Some(kid) = jwk.common.key_id.clone() else {
+            continue;
+        };
+        let encrypts = jwk.common.public_key_use == Some(PublicKeyUse::Encryption);
+        // A shared secret has no place in a public document.
+        let secret = matches!(jwk.algorithm, AlgorithmParameters::OctetKey(_));
+        if encrypts || secret {
+            continue;
+        }
+        let (Some(algorithms), Ok(decoding)) = (algorithms(jwk), DecodingKey::from_jwk(jwk)) else {
+            continue;
+        };
+        let key = Key {
+            decoding,
+            algorithms,
+            issuer: Some(published.issuer.clone()),
+            issuer_optional: false,
+        };
+        keys.insert(kid, Arc::new(key));
+    }
+    keys
 }
 
 /// The algorithms that a key may be used with: never those of another type of key.

@@ -153,6 +153,9 @@ pub async fn metrics(State(app): State<Arc<App>>) -> Response {
         app.metrics.tasks_waiting.set(cut(waiting));
         app.metrics.tasks_in_hand.set(cut(in_hand));
     }
+    if let Ok(dead) = app.versions.queue.dead(1000).await {
+        app.metrics.tasks_dead.set(cut(dead.len()));
+    }
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], app.metrics.encode()).into_response()
 }

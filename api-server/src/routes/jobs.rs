@@ -58,6 +58,9 @@ pub async fn job(State(app): State<Arc<App>>, TextPath(id): TextPath) -> ApiResu
         Some(record) => record,
         None => from_store(&app, &task).await?,
     };
+    if record.status == JobStatus::Success {
+        app.documents.forget(task.project());
+    }
     Ok(Json(json!({
         "status": record.status,
         "result": record.result,

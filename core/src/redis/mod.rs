@@ -11,12 +11,15 @@ mod queue;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::cluster::ClusterClient;
 use redis::cluster_async::ClusterConnection;
 use redis::{Client, Cmd, FromRedisValue, RedisError, Script, TlsCertificates};
 use thiserror::Error;
 use tokio::sync::{Mutex, OnceCell};
+
+use crate::cache::SharedCache;
 
 pub use lease::RedisLease;
 pub use queue::RedisQueue;
@@ -142,22 +145,22 @@ impl Redis {
         let answer: Result<redis::Value, _> = self.query(&redis::cmd("PING")).await;
         answer.map(|_| ()).map_err(|error| error.to_string())
     }
+}
 
-    /// Keeps `value` under `name` for `life`, for every process of the instance.
-    pub async fn remember(&self, name: &str, value: &str, life: Option<Duration>) {
+#[async_trait]
+impl SharedCache for Redis {
+    async fn remember(&self, name: &str, value: &str, life: Option<Duration>) {
         let mut command = redis::cmd("SET");
         command.arg(self.key(&format!("cache:{name}"))).arg(value);
         if let Some(life) = life {
             command.arg("PX").arg(millis(life));
         }
-        // A cache that cannot be filled is only slow.
         if let Err(error) = self.query::<redis::Value>(&command).await {
             tracing::debug!(%error, name, "cannot fill the shared cache");
         }
     }
 
-    /// What was remembered under `name`.
-    pub async fn recall(&self, name: &str) -> Option<String> {
+    async fn recall(&self, name: &str) -> Option<String> {
         let mut command = redis::cmd("GET");
         command.arg(self.key(&format!("cache:{name}")));
         self.query(&command).await.ok().flatten()

@@ -439,3 +439,87 @@ async fn snapshot(server: &Server) -> Vec<Value> {
     }
     documents
 }
+
+/// Processes whose clocks are ten minutes ahead and behind, beside one whose clock is right: nobody
+/// loses anything by it, and no running upload is ended.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clocks_are_off_by_ten_minutes() {
+    let library = ["x86_64", "aarch64"]
+        .map(|machine| format!("/usr/lib/{machine}-linux-gnu/faketime/libfaketime.so.1"))
+        .into_iter()
+        .find(|path| Path::new(path).exists())
+        .expect("libfaketime is missing; `make services` installs it");
+    let mut server = Server::start().await;
+    let real = server.real();
+    let off = |mut command: std::process::Command, by: &str| {
+        command
+            .env("LD_PRELOAD", &library)
+            .env("FAKETIME", by)
+            .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        command
+    };
+    let mut commands = Vec::new();
+    let mut urls = vec![server.url.clone()];
+    for by in ["+10m", "-10m"] {
+        let listen = format!("127.0.0.1:{}", crate::harness::free_port());
+        let mut api = real.command("artifactdb-api");
+        api.args(["--listen", &listen]);
+        urls.push(format!("http://{listen}"));
+        let mut worker = real.command("artifactdb-indexer");
+        worker.arg("worker");
+        let mut sweeper = real.command("artifactdb-indexer");
+        sweeper.args(["sweep", "--every", "1"]);
+        commands.extend([off(api, by), off(worker, by), off(sweeper, by)]);
+    }
+    for command in &commands {
+        server.spawn(command);
+    }
+    for url in &urls[1..] {
+        let started = Instant::now();
+        while reqwest::get(format!("{url}/readyz"))
+            .await
+            .map_or(0, |ready| ready.status().as_u16())
+            != 200
+        {
+            assert!(
+                started.elapsed() < Duration::from_secs(30),
+                "{}",
+                tail(&server.log())
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+    // The clocks are really off.
+    let date = reqwest::get(format!("{}/livez", urls[1])).await.unwrap();
+    let date = date.headers()["date"].to_str().unwrap().to_owned();
+    let told = jiff::fmt::rfc2822::parse(&date).unwrap().timestamp();
+    let ahead = told.duration_since(jiff::Timestamp::now()).as_secs();
+    assert!((590..610).contains(&ahead), "{ahead}");
+
+    let files = table("a.csv", "a\n1\n", "running", 1);
+    let (status, running) = server.begin("running", "1", &files, &server.token).await;
+    assert_eq!(status, 200);
+    let writers = Writers::start(&server, urls.clone());
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_secs(15) {
+        // One version through all of them: one upload at a time.
+        let url = &urls[started.elapsed().as_secs() as usize % urls.len()];
+        let path = format!("{url}/projects/running/version/1/upload");
+        let body = json!({"filenames": ["x"]});
+        let (status, answer) = server
+            .call(Method::POST, &path, &server.token, Some(body))
+            .await;
+        assert_eq!(status, 423, "{answer}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    server.transfer(&running, &files).await.unwrap();
+    let (status, accepted) = server
+        .complete(&running, &json!({"read_access": "public"}))
+        .await;
+    assert_eq!(status, 202, "{accepted}");
+    assert_eq!(server.wait(&accepted).await["status"], "SUCCESS");
+    assert!(writers.acknowledged() > 20, "{}", writers.acknowledged());
+    let history = writers.stop().await;
+    settle(&server, &history).await;
+    check(&server, &history).await;
+}

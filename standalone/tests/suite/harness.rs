@@ -254,6 +254,11 @@ impl Server {
         self.processes[place].child = self.launch(&program, &arguments, &variables);
     }
 
+    /// The ids of all processes, the API's first.
+    pub fn pids(&self) -> Vec<u32> {
+        self.processes.iter().map(|own| own.child.id()).collect()
+    }
+
     /// How many processes there are.
     pub fn processes(&self) -> usize {
         self.processes.len()

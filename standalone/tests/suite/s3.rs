@@ -1,6 +1,6 @@
 //! What the product needs of an S3 server, as a list of checks written against aws-sdk-s3.
 //!
-//! It runs against the embedded store, or against any other: `ARTIFACTDB_TEST_S3` (endpoint),
+//! It runs against the embedded store, or against any other: `ARTIFACTDB_S3_UNDER_TEST` (endpoint),
 //! `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`.
 
 use std::collections::BTreeSet;
@@ -1654,7 +1654,7 @@ macro_rules! checks {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn conformance() {
-    let external = std::env::var("ARTIFACTDB_TEST_S3")
+    let external = std::env::var("ARTIFACTDB_S3_UNDER_TEST")
         .ok()
         .filter(|endpoint| !endpoint.is_empty());
     let server = match &external {
