@@ -85,17 +85,10 @@ impl App {
         identity: &Identity,
         id: &ArtifactId,
     ) -> ApiResult<Option<Arc<Document>>> {
-        let id = id.to_string();
-        let found = match self.documents.get(&id) {
-            Some(known) => Some(known),
-            None => {
-                let found = self.search.get(&id).await?;
-                if let Some(document) = &found {
-                    self.documents.insert(id, document.clone());
-                }
-                found
-            }
-        };
+        let found = self
+            .documents
+            .get(&self.versions, &*self.search, id)
+            .await?;
         Ok(found.filter(|document| may(&identity.caller, Action::Read, document.permissions())))
     }
 

@@ -3,7 +3,7 @@
 //! `routes` holds a module per resource; the table of routes is below, on one screen. `auth` says
 //! who calls, `access` what they may see or change, `error` how refusals look, `signer` makes what
 //! is handed out and believed when it comes back, `openapi` describes the handlers, `observe`
-//! measures them, `recent` remembers documents for a second, `serve` puts them on a listener. No S3 keys and no engine here: those are core's.
+//! measures them, `recent` remembers documents, `serve` puts them on a listener. No S3 keys and no engine here: those are core's.
 //! The binary is in `main`.
 
 mod access;

@@ -19,6 +19,8 @@ pub struct Limits {
     pub expansions: usize,
     /// Bytes of each of them.
     pub pattern: usize,
+    /// Product of the counts that a regular expression repeats by.
+    pub repetitions: u64,
 }
 
 impl Default for Limits {
@@ -29,6 +31,7 @@ impl Default for Limits {
             depth: 32,
             expansions: 32,
             pattern: 256,
+            repetitions: 1_000,
         }
     }
 }
@@ -548,6 +551,12 @@ impl Parser {
                 self.limits.pattern
             )));
         }
+        if repetitions(&pattern) > self.limits.repetitions {
+            return Err(ParseError::TooCostly(format!(
+                "a regular expression that repeats more than {} times in all",
+                self.limits.repetitions
+            )));
+        }
         Ok(Query::Regex {
             field: field.map(str::to_owned),
             pattern,
@@ -651,6 +660,21 @@ fn is_word_start(c: char) -> bool {
                 | '?'
                 | '/'
         )
+}
+
+/// How often counted repetitions (`{n}`, `{n,m}`) repeat when they are all nested: what an engine may
+/// have to unfold.
+fn repetitions(pattern: &str) -> u64 {
+    let mut product = 1_u64;
+    for part in pattern.split('{').skip(1) {
+        let counts = part.split('}').next().unwrap_or_default();
+        let highest = counts
+            .split(',')
+            .filter_map(|n| n.trim().parse::<u64>().ok())
+            .max();
+        product = product.saturating_mul(highest.unwrap_or(1).max(1));
+    }
+    product
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ use crate::store::{self, Store, StoreError};
 pub use begin::{Begun, UploadTerms};
 pub use complete::Completed;
 pub use permissions::Resolved;
-pub use view::VersionView;
+pub use view::{DocumentStamp, VersionView};
 
 /// How long a permission set or a version's state read for a reader may be old.
 const FRESHNESS: std::time::Duration = std::time::Duration::from_secs(1);

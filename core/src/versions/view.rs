@@ -6,7 +6,7 @@ use super::Versions;
 use crate::id::{Project, Version, VersionRef, revision_number};
 use crate::keys;
 use crate::permissions::Permissions;
-use crate::state::{Head, Manifest, VersionState};
+use crate::state::{Epoch, Head, Manifest, Stage, VersionState};
 use crate::store::{self, StoreError};
 
 /// A published version.
@@ -18,7 +18,41 @@ pub struct VersionView {
     pub permissions: Option<Permissions>,
 }
 
+/// What has to stay as it is for the documents of a version to be what they were: they are written
+/// again only by a new epoch, an expiry, or a permission tick.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DocumentStamp {
+    epoch: Epoch,
+    permissions: Epoch,
+}
+
 impl Versions {
+    /// The stamp of a version's documents, from what was read within the last second and without
+    /// reading anything; `None` where that is not known, or where documents are being written.
+    pub fn known_stamp(&self, project: &Project, version: &Version) -> Option<DocumentStamp> {
+        let state = self.states.get(&keys::state(project, version))??;
+        let head = self.heads.get(&keys::head(project))??;
+        (state.stage == Stage::Indexed && head.permission_changes.is_empty()).then_some(
+            DocumentStamp {
+                epoch: state.epoch,
+                permissions: head.permissions,
+            },
+        )
+    }
+
+    /// Reads what `known_stamp` looks at.
+    pub async fn refresh_stamp(
+        &self,
+        project: &Project,
+        version: &Version,
+    ) -> Result<(), StoreError> {
+        tokio::try_join!(
+            self.recent_head(project),
+            self.recent_state(project, version)
+        )?;
+        Ok(())
+    }
+
     /// The head of a project, at most a second old.
     pub async fn recent_head(&self, project: &Project) -> Result<Option<Arc<Head>>, StoreError> {
         let key = keys::head(project);

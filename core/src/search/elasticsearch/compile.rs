@@ -36,25 +36,6 @@ pub(super) fn selects(query: &Query) -> bool {
     }
 }
 
-/// Whether every hit has the same score, whatever else is in the index.
-pub(super) fn scores_evenly(query: &Query) -> bool {
-    match query {
-        Query::All
-        | Query::Nothing
-        | Query::Exact { .. }
-        | Query::Exists { .. }
-        | Query::Wildcard { .. }
-        | Query::Regex { .. }
-        | Query::Range { .. } => true,
-        Query::Bool { must, should, .. } => {
-            must.iter().all(scores_evenly)
-                && (should.is_empty() || (should.len() == 1 && should.iter().all(scores_evenly)))
-        }
-        Query::Boost(inner, _) => scores_evenly(inner),
-        Query::Text { .. } | Query::Phrase { .. } | Query::Fuzzy { .. } => false,
-    }
-}
-
 fn nothing() -> Value {
     json!({"match_none": {}})
 }

@@ -1,24 +1,27 @@
 //! Reads: pages of hits, single documents, aggregations.
 //!
-//! A first page is one request. Pages after it read a point in time, so that nothing is left out or
-//! met twice while documents are written. It is opened when the second page is asked for, where the
-//! order is the same in every snapshot (fields, then the id); where it is by relevance, which shifts
-//! with every write, the first page is read in it already.
+//! A first page is one plain request: most callers ask for no second. The pages after it read a point
+//! in time, which is opened when the second is asked for. What the first page showed is left out of
+//! them by the cursor, which names it in hashes: whatever was written in between, and however
+//! relevance shifted by it, a document that is there all the time is answered exactly once.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use elasticsearch::http::Method;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use super::client::RequestError;
-use super::compile::{compile, scores_evenly};
+use super::compile::compile;
 use super::{Elasticsearch, answered};
 use crate::mapping::Scalar;
 use crate::query::Query;
@@ -28,8 +31,6 @@ use crate::search::{Cursor, Document, Page, ProjectsPage, SearchError, SearchReq
 const KEEP_ALIVE: &str = "2m";
 /// What a cursor names until its point in time is opened.
 const NOT_OPENED: &str = "";
-/// What makes the order of hits total.
-const TIE_BREAK: &str = "_extra.id";
 /// Buckets of one composite aggregation.
 const BUCKETS: usize = 1000;
 
@@ -75,6 +76,59 @@ struct Hit<'a> {
     sort: Vec<Value>,
 }
 
+impl Hit<'_> {
+    fn document(self) -> Arc<Document> {
+        let id = self._id.into_owned();
+        Arc::new(answered(id, &self._index, self._source.get()))
+    }
+}
+
+/// Where a page begins.
+struct Place {
+    snapshot: String,
+    /// The sort values of the last hit that was read in the snapshot.
+    after: Option<Vec<Value>>,
+    /// Fingerprints of the hits that the first page showed.
+    shown: Vec<u64>,
+}
+
+impl Place {
+    fn print(self) -> Cursor {
+        let shown: Vec<u8> = self
+            .shown
+            .iter()
+            .flat_map(|own| own.to_be_bytes())
+            .collect();
+        Cursor {
+            snapshot: self.snapshot,
+            after: vec![json!(self.after), json!(URL_SAFE_NO_PAD.encode(shown))],
+        }
+    }
+
+    fn parse(cursor: &Cursor) -> Option<Self> {
+        let [after, shown] = cursor.after.as_slice() else {
+            return None;
+        };
+        let shown = URL_SAFE_NO_PAD.decode(shown.as_str()?).ok()?;
+        Some(Self {
+            snapshot: cursor.snapshot.clone(),
+            after: serde_json::from_value(after.clone()).ok()?,
+            shown: shown
+                .chunks_exact(8)
+                .filter_map(|eight| Some(u64::from_be_bytes(eight.try_into().ok()?)))
+                .collect(),
+        })
+    }
+}
+
+/// 64 bits of a hash of an identifier, the same in every process.
+fn fingerprint(id: &str) -> u64 {
+    let digest = Sha256::digest(id);
+    let mut eight = [0; 8];
+    eight.copy_from_slice(&digest[..8]);
+    u64::from_be_bytes(eight)
+}
+
 #[derive(Deserialize)]
 struct Got<'a> {
     #[serde(borrow)]
@@ -113,9 +167,9 @@ impl Elasticsearch {
         })
     }
 
-    /// The sort as the engine takes it, with the tie-break that makes it total.
+    /// The sort as the engine takes it; none for relevance, which is its own.
     fn sort(&self, keys: &[SortKey]) -> Result<Vec<Value>, SearchError> {
-        let mut sort = Vec::with_capacity(keys.len() + 2);
+        let mut sort = Vec::with_capacity(keys.len() + 1);
         for key in keys {
             if key.field == "_score" {
                 sort.push(json!({"_score": "desc"}));
@@ -127,85 +181,137 @@ impl Elasticsearch {
             let order = if key.descending { "desc" } else { "asc" };
             sort.push(json!({column: {"order": order, "missing": "_last"}}));
         }
-        if sort.is_empty() {
-            sort.push(json!({"_score": "desc"}));
-        }
-        sort.push(json!({TIE_BREAK: "asc"}));
         Ok(sort)
     }
 
     pub(super) async fn search_page(&self, request: SearchRequest) -> Result<Page, SearchError> {
         let sort = self.sort(&request.sort)?;
-        let keys = sort.len();
-        let by_relevance =
-            request.sort.is_empty() || request.sort.iter().any(|key| key.field == "_score");
-        let shifting = by_relevance && !scores_evenly(&request.query);
-        let (mut snapshot, mut after) = match request.cursor {
-            None => (None, None),
-            Some(cursor) if cursor.snapshot == NOT_OPENED => {
-                (Some(self.open_snapshot().await?), Some(cursor.after))
-            }
-            Some(cursor) => (Some(cursor.snapshot), Some(cursor.after)),
-        };
-        // What is highest is to be the same on every page.
-        if request.latest && snapshot.is_none() {
-            snapshot = Some(self.open_snapshot().await?);
-        }
-        loop {
-            let mut query = compile(&request.query, &self.mapping);
-            if request.latest {
-                let Some(filter) = self.latest_filter(&query, snapshot.as_deref()).await? else {
-                    return Ok(Page {
-                        hits: Vec::new(),
-                        total: 0,
-                        next: None,
-                    });
+        match request.cursor {
+            // What is highest is to be the same on every page.
+            None if request.latest => {
+                let place = Place {
+                    snapshot: self.open_snapshot().await?,
+                    after: None,
+                    shown: Vec::new(),
                 };
-                query = json!({"bool": {"must": [query], "filter": [filter]}});
+                self.snapshot_page(&request, sort, place).await
             }
+            None => self.first_page(&request, sort).await,
+            Some(ref cursor) => {
+                let mut place = Place::parse(cursor).ok_or(SearchError::Expired)?;
+                if place.snapshot == NOT_OPENED {
+                    place.snapshot = self.open_snapshot().await?;
+                }
+                self.snapshot_page(&request, sort, place).await
+            }
+        }
+    }
+
+    async fn first_page(
+        &self,
+        request: &SearchRequest,
+        sort: Vec<Value>,
+    ) -> Result<Page, SearchError> {
+        let mut body = json!({
+            "query": compile(&request.query, &self.mapping),
+            "size": request.size,
+            "track_total_hits": true,
+        });
+        if !sort.is_empty() {
+            body["sort"] = Value::Array(sort);
+        }
+        let bytes = self.send_search(body, None).await?;
+        let answer: Answer = serde_json::from_slice(&bytes).map_err(unreadable)?;
+        complete(answer.timed_out, answer.shards.failed)?;
+        let total = answer.hits.total.map_or(0, |total| total.value);
+        let hits = answer.hits.hits;
+        let more = hits.len() == request.size && total > hits.len() as u64 && request.size > 0;
+        let next = more.then(|| {
+            Place {
+                snapshot: NOT_OPENED.to_owned(),
+                after: None,
+                shown: hits.iter().map(|hit| fingerprint(&hit._id)).collect(),
+            }
+            .print()
+        });
+        Ok(Page {
+            hits: hits.into_iter().map(Hit::document).collect(),
+            total,
+            next,
+        })
+    }
+
+    async fn snapshot_page(
+        &self,
+        request: &SearchRequest,
+        mut sort: Vec<Value>,
+        mut place: Place,
+    ) -> Result<Page, SearchError> {
+        let mut query = compile(&request.query, &self.mapping);
+        if request.latest {
+            let latest = self.latest_filter(&query, Some(&place.snapshot)).await?;
+            let Some(filter) = latest else {
+                self.close_snapshot(&place.snapshot).await;
+                return Ok(Page {
+                    hits: Vec::new(),
+                    total: 0,
+                    next: None,
+                });
+            };
+            query = json!({"bool": {"must": [query], "filter": [filter]}});
+        }
+        if sort.is_empty() {
+            sort.push(json!({"_score": "desc"}));
+        }
+        sort.push(json!({"_shard_doc": "asc"}));
+        let shown: HashSet<u64> = place.shown.iter().copied().collect();
+        let mut found: Vec<(Arc<Document>, Vec<Value>)> = Vec::new();
+        loop {
+            // Behind the first page, all of it may have to be passed over.
+            let passed = if place.after.is_none() {
+                shown.len()
+            } else {
+                0
+            };
+            let size = request.size + 1 + passed - found.len();
             let mut body = json!({
-                "query": query,
-                "size": request.size + 1,
-                "sort": sort,
-                "track_total_hits": true,
+                "query": query, "size": size, "sort": sort, "track_total_hits": true,
             });
-            if let Some(after) = &after {
+            if let Some(after) = &place.after {
                 body["search_after"] = json!(after);
             }
-            let bytes = self.send_search(body, snapshot.as_deref()).await?;
+            let bytes = self.send_search(body, Some(&place.snapshot)).await?;
             let answer: Answer = serde_json::from_slice(&bytes).map_err(unreadable)?;
             complete(answer.timed_out, answer.shards.failed)?;
+            if let Some(id) = answer.pit_id {
+                place.snapshot = id;
+            }
             let total = answer.hits.total.map_or(0, |total| total.value);
-            let mut hits = answer.hits.hits;
-            let more = hits.len() > request.size;
-            if more && shifting && snapshot.is_none() {
-                snapshot = Some(self.open_snapshot().await?);
-                after = None;
+            let last = answer.hits.hits.len() < size;
+            for mut hit in answer.hits.hits {
+                let position = std::mem::take(&mut hit.sort);
+                if !shown.contains(&fingerprint(&hit._id)) {
+                    found.push((hit.document(), position.clone()));
+                }
+                place.after = Some(position);
+            }
+            if !last && found.len() <= request.size {
                 continue;
             }
-            hits.truncate(request.size);
-            let next = match hits.last() {
-                Some(last) if more => Some(Cursor {
-                    snapshot: answer
-                        .pit_id
-                        .or_else(|| snapshot.clone())
-                        .unwrap_or_else(|| NOT_OPENED.to_owned()),
-                    // The engine adds a tie-break of its own in a point in time.
-                    after: last.sort.iter().take(keys).cloned().collect(),
-                }),
-                _ => None,
+            let more = found.len() > request.size;
+            found.truncate(request.size);
+            let next = if more {
+                place.after = found.last().map(|(_, position)| position.clone());
+                Some(place.print())
+            } else {
+                self.close_snapshot(&place.snapshot).await;
+                None
             };
-            if let (None, Some(over)) = (&next, &snapshot) {
-                self.close_snapshot(over).await;
-            }
-            let hits = hits
-                .into_iter()
-                .map(|hit| {
-                    let id = hit._id.into_owned();
-                    Arc::new(answered(id, &hit._index, hit._source.get()))
-                })
-                .collect();
-            return Ok(Page { hits, total, next });
+            return Ok(Page {
+                hits: found.into_iter().map(|(document, _)| document).collect(),
+                total,
+                next,
+            });
         }
     }
 
