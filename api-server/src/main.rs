@@ -6,12 +6,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use artifactdb_api::App;
 use artifactdb_api::auth::StaticKey;
 use artifactdb_core::clock::{Clock, SystemClock};
-use artifactdb_core::connect::{ConnectError, SecretFiles, connect, read_config};
-use artifactdb_core::store::StoreError;
+use artifactdb_core::connect::{SecretFiles, connect, read_config};
 use clap::Parser;
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -24,8 +23,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Files whose manifest entries downloads find in memory, about 300 bytes each.
 const REMEMBERED_FILES: u64 = 100_000;
-/// Pauses between attempts to reach the store at the start.
-const STORE_PAUSE: Duration = Duration::from_secs(1);
+/// Bytes of the signing key at the least.
+const SIGNING_KEY_MIN: usize = 32;
 /// How long requests may take to end once a stop was asked for.
 const STOP_PATIENCE: Duration = Duration::from_secs(25);
 
@@ -98,22 +97,15 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
             "the secret file 'signing/key' is missing: 32 random bytes, the same for every replica"
         )
     })?;
+    if signing_key.len() < SIGNING_KEY_MIN {
+        bail!(
+            "the secret file 'signing/key' holds {} bytes; who can guess it can sign what this server believes: use {SIGNING_KEY_MIN} random bytes or more",
+            signing_key.len()
+        );
+    }
     let keys = static_keys(&secrets)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let servers = loop {
-        match connect(&config, &secrets, clock.clone(), REMEMBERED_FILES).await {
-            Ok(servers) => break servers,
-            // It comes back, and this process with it.
-            Err(ConnectError::Store {
-                alias,
-                problem: StoreError::Unavailable(reason),
-            }) => {
-                tracing::warn!(alias, reason, "waiting for the object store");
-                tokio::time::sleep(STORE_PAUSE).await;
-            }
-            Err(error) => return Err(error.into()),
-        }
-    };
+    let servers = connect(&config, &secrets, clock, REMEMBERED_FILES).await?;
     let app = Arc::new(App::new(
         Arc::new(config),
         servers.versions,

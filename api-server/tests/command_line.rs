@@ -38,6 +38,9 @@ fn what_is_missing_is_named() {
     std::fs::write(config, r#"{"name": "a", "namespace": "b"}"#).unwrap();
     let (ok, text) = start();
     assert!(!ok && text.contains("signing/key"), "{text}");
+    std::fs::write(folder.join("signing/key"), []).unwrap();
+    let (ok, text) = start();
+    assert!(!ok && text.contains("holds 0 bytes"), "{text}");
     std::fs::write(folder.join("signing/key"), [7; 32]).unwrap();
     let (ok, text) = start();
     assert!(!ok && text.contains("names no storage"), "{text}");

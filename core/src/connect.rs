@@ -13,6 +13,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use thiserror::Error;
 
@@ -24,6 +25,9 @@ use crate::search::elasticsearch::{
 };
 use crate::store::{Credentials, S3Store, StoreError};
 use crate::versions::{Rules, Versions};
+
+/// Pauses between attempts to reach the store.
+const STORE_PAUSE: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Error)]
 pub enum ConnectError {
@@ -145,7 +149,8 @@ pub struct Servers {
 }
 
 /// Makes the clients; nothing is sent but the probe of the store, which is refused when it ignores
-/// conditional writes and asked whether it keeps versions. `remembered_files`: see `Rules`.
+/// conditional writes and asked whether it keeps versions; while it does not answer, this waits.
+/// `remembered_files`: see `Rules`.
 pub async fn connect(
     config: &InstanceConfig,
     secrets: &SecretFiles,
@@ -154,13 +159,22 @@ pub async fn connect(
 ) -> Result<Servers, ConnectError> {
     let storage = config.storage.first().ok_or(ConnectError::NoStorage)?;
     let mut store = S3Store::new(storage, credentials(storage, secrets)?);
-    store
-        .prepare()
-        .await
-        .map_err(|problem| ConnectError::Store {
-            alias: storage.alias.clone(),
-            problem,
-        })?;
+    loop {
+        match store.prepare().await {
+            Ok(()) => break,
+            // It comes back, and this process with it.
+            Err(StoreError::Unavailable(reason)) => {
+                tracing::warn!(storage.alias, reason, "waiting for the object store");
+                tokio::time::sleep(STORE_PAUSE).await;
+            }
+            Err(problem) => {
+                return Err(ConnectError::Store {
+                    alias: storage.alias.clone(),
+                    problem,
+                });
+            }
+        }
+    }
     let redis = redis(config, secrets)?;
     let search = engine(config, secrets)?;
     let versions = Versions::new(

@@ -9,9 +9,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow};
 use artifactdb_core::clock::{Clock, SystemClock};
 use artifactdb_core::config::InstanceConfig;
-use artifactdb_core::connect::{ConnectError, SecretFiles, Servers, connect, read_config};
+use artifactdb_core::connect::{SecretFiles, Servers, connect, read_config};
 use artifactdb_core::search::elasticsearch::Standing;
-use artifactdb_core::store::StoreError;
 use artifactdb_indexer::{
     Event, Indexer, RebuildOptions, Shard, rebuild, sweep, sweep_forever, work,
 };
@@ -171,7 +170,8 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     });
     let mut stopped = stopping.clone();
     let worked = async move {
-        let servers = reach(&config, &secrets).await?;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let servers = connect(&config, &secrets, clock, REMEMBERED_FILES).await?;
         let process = Process::new(config, servers)?;
         match arguments.command {
             Command::Worker { concurrency } => process.worker(concurrency, stopping).await,
@@ -210,23 +210,6 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
                 Ok(done) => done,
                 Err(_) => Ok(()),
             }
-        }
-    }
-}
-
-async fn reach(config: &InstanceConfig, secrets: &SecretFiles) -> anyhow::Result<Servers> {
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    loop {
-        match connect(config, secrets, clock.clone(), REMEMBERED_FILES).await {
-            Ok(servers) => return Ok(servers),
-            Err(ConnectError::Store {
-                alias,
-                problem: StoreError::Unavailable(reason),
-            }) => {
-                tracing::warn!(alias, reason, "waiting for the object store");
-                tokio::time::sleep(PAUSE).await;
-            }
-            Err(error) => return Err(error.into()),
         }
     }
 }

@@ -98,8 +98,10 @@ struct ShardRecord {
     progress: Progress,
 }
 
-fn folder(index: &str) -> String {
-    format!("{}/reindex/{index}/", keys::INSTANCE_META)
+/// Where the records of one build are: by the index's uuid, because a number comes again once the
+/// index that had it is deleted.
+fn folder(uuid: &str) -> String {
+    format!("{}/reindex/{uuid}/", keys::INSTANCE_META)
 }
 
 /// Builds a new index and makes it the live one. Returns whether the switch was made here: it is
@@ -118,13 +120,14 @@ pub async fn rebuild(
         });
     }
     let index = engine.begin_build().await?;
+    let records = folder(&engine.uuid(&index).await?);
     let filling = Indexer::new(
         indexer.versions.clone(),
         Arc::new(engine.restricted(&index)),
         indexer.config.clone(),
     )
     .map_err(RebuildError::Setup)?;
-    let begun = mark(&filling, &index).await?;
+    let begun = mark(&filling, &index, &records).await?;
     report(Event::Begun {
         index: index.clone(),
         shard: shard.index,
@@ -139,18 +142,13 @@ pub async fn rebuild(
     .await?;
     report(Event::Progress(progress));
     let store = &*indexer.versions.store;
-    let record = format!(
-        "{}shard-{}-of-{}.json",
-        folder(&index),
-        shard.index,
-        shard.of
-    );
+    let record = format!("{records}shard-{}-of-{}.json", shard.index, shard.of);
     store::put_json(store, &record, &ShardRecord { progress }, Condition::Always).await?;
 
     let mut failed = 0;
     let mut done = 0;
     for number in 0..shard.of {
-        let key = format!("{}shard-{number}-of-{}.json", folder(&index), shard.of);
+        let key = format!("{records}shard-{number}-of-{}.json", shard.of);
         if let Some((record, _)) = store::get_json::<ShardRecord>(store, &key).await? {
             failed += record.progress.failed;
             done += 1;
@@ -230,7 +228,7 @@ async fn switch(
     reindex(filling, changed, Publish::No, |_| {}).await?;
     let store = &*filling.versions.store;
     let records: Vec<ObjectRef> = store
-        .list(&folder(index))
+        .list(&folder(&engine.uuid(index).await?))
         .await?
         .into_iter()
         .map(|object| ObjectRef {
@@ -246,8 +244,8 @@ async fn switch(
 }
 
 /// Puts the marker of a build, unless an earlier process did; returns its time by the store.
-async fn mark(filling: &Indexer, index: &str) -> Result<Timestamp, RebuildError> {
-    let key = format!("{}begun.json", folder(index));
+async fn mark(filling: &Indexer, index: &str, records: &str) -> Result<Timestamp, RebuildError> {
+    let key = format!("{records}begun.json");
     let store = &*filling.versions.store;
     match store::put_json(store, &key, &json!({"index": index}), Condition::IfAbsent).await {
         Ok(_) | Err(StoreError::Conflict) => {}

@@ -497,6 +497,37 @@ async fn query_bombs_and_wrong_queries() {
     assert_eq!(server.ids("*", "").await.len(), 1, "still answering");
 }
 
+/// A path longer than Elasticsearch's own identifiers may be.
+#[tokio::test]
+async fn a_long_path_is_a_file_as_any_other() {
+    let server = Server::start().await;
+    let name = format!("{}a.csv", format!("{}/", "d".repeat(180)).repeat(4));
+    let files = table(&name, "a\n1\n", "long", 1);
+    let public = json!({"read_access": "public"});
+    server.upload("P", "1", &files, &public).await;
+    let id = format!("P:{name}@1");
+    assert_eq!(server.ids("title:long", "").await, [id.clone()]);
+    let path = format!("/files/{}/metadata", encode(&id));
+    let (status, document) = server.anonymous(&path).await;
+    assert_eq!(
+        (status.as_u16(), &document["_extra"]["id"]),
+        (200, &json!(id))
+    );
+    assert_eq!(server.download(&id, "").await.1, b"a\n1\n");
+    let hidden = json!({"read_access": "owners"});
+    let (_, accepted) = server
+        .call(
+            Method::PUT,
+            "/projects/P/permissions",
+            &server.token,
+            Some(hidden),
+        )
+        .await;
+    assert_eq!(server.wait(&accepted).await["status"], "SUCCESS");
+    assert_eq!(server.anonymous(&path).await.0, 404);
+    assert!(server.ids("title:long", "").await.is_empty());
+}
+
 #[tokio::test]
 async fn ten_thousand_files_in_one_upload() {
     let server = Server::start().await;

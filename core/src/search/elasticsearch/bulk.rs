@@ -9,8 +9,8 @@ use futures::{StreamExt, TryStreamExt};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::Elasticsearch;
 use super::client::RequestError;
+use super::{Elasticsearch, engine_id};
 use crate::document::without_nulls;
 use crate::id::{Project, Version};
 use crate::query::Query;
@@ -94,7 +94,7 @@ fn write_action(write: Write) -> Action {
     if let Some(extra) = document.shift_remove("_extra") {
         document.insert("_extra".to_owned(), extra);
     }
-    let head = json!({"index": {"_id": id, "version": version, "version_type": "external_gte"}});
+    let head = json!({"index": {"_id": engine_id(&id), "version": version, "version_type": "external_gte"}});
     let mut text = head.to_string().into_bytes();
     text.push(b'\n');
     text.extend_from_slice(

@@ -36,6 +36,20 @@ pub(super) fn selects(query: &Query) -> bool {
     }
 }
 
+/// Values that the engine takes in one `terms` query (`index.max_terms_count`).
+const TERMS_MAX: usize = 65_536;
+
+fn terms(field: &str, values: &[String]) -> Value {
+    if values.len() <= TERMS_MAX {
+        return json!({"terms": {field: values}});
+    }
+    let parts: Vec<Value> = values
+        .chunks(TERMS_MAX)
+        .map(|part| json!({"terms": {field: part}}))
+        .collect();
+    json!({"bool": {"should": parts}})
+}
+
 fn nothing() -> Value {
     json!({"match_none": {}})
 }
@@ -140,8 +154,7 @@ impl Compiler<'_> {
                 must_not,
             } => self.boolean(must, should, must_not),
             Query::Exact { field, values } => {
-                let terms = json!({"terms": {field: values}});
-                json!({"constant_score": {"filter": terms, "boost": NO_SCORE}})
+                json!({"constant_score": {"filter": terms(field, values), "boost": NO_SCORE}})
             }
             Query::Boost(inner, boost) => {
                 json!({"bool": {"must": [self.query(inner)], "boost": boost}})
@@ -234,7 +247,7 @@ impl Compiler<'_> {
         }
         if !filters.is_empty() {
             let filters = filters.into_iter().map(|query| match query {
-                Query::Exact { field, values } => json!({"terms": {field: values}}),
+                Query::Exact { field, values } => terms(field, values),
                 other => self.query(other),
             });
             body["filter"] = filters.collect();

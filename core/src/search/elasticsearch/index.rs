@@ -197,6 +197,18 @@ impl Elasticsearch {
         )))
     }
 
+    /// What tells an index from an earlier one of the same name.
+    pub async fn uuid(&self, index: &str) -> Result<String, SearchError> {
+        let path = format!("/{index}/_settings/index.uuid");
+        let answer = self.client.json(Method::Get, &path, &[], None).await?;
+        match answer[index]["settings"]["index"]["uuid"].as_str() {
+            Some(uuid) => Ok(uuid.to_owned()),
+            None => Err(SearchError::Unavailable(format!(
+                "the index '{index}' has no uuid"
+            ))),
+        }
+    }
+
     /// The numbers of the instance's indices, lowest first.
     async fn numbers(&self) -> Result<Vec<u64>, SearchError> {
         let path = format!("/{}", self.pattern());

@@ -10,6 +10,7 @@ mod compile;
 mod index;
 mod page;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -19,6 +20,7 @@ use bytes::Bytes;
 use elasticsearch::http::Method;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use super::{
     AggregationKind, Document, Page, ProjectsPage, Search, SearchError, SearchRequest, Write,
@@ -169,6 +171,18 @@ impl Elasticsearch {
     }
 }
 
+/// Bytes of the engine's own `_id` at the most.
+const ID_MAX: usize = 512;
+
+/// The engine's `_id` of a document: its identifier, or a hash of one that is too long for that. A
+/// hash holds no `@`, and every identifier does.
+fn engine_id(id: &str) -> Cow<'_, str> {
+    match id.len() <= ID_MAX {
+        true => Cow::Borrowed(id),
+        false => Cow::Owned(format!("sha256-{}", hex::encode(Sha256::digest(id)))),
+    }
+}
+
 /// The answer to a request for a document: its source, and in `_extra` the index that holds it.
 ///
 /// `_extra` is the last member of every document that is written here (`bulk`), so that the text
@@ -191,7 +205,15 @@ fn answered(id: String, index: &str, source: &str) -> Document {
         }
         None => source.to_owned(),
     };
-    Document::new(id, Bytes::from(body))
+    let document = Document::new(id, Bytes::from(body));
+    if document.id.contains('@') {
+        return document;
+    }
+    let value = document.value();
+    match value.pointer("/_extra/id").and_then(Value::as_str) {
+        Some(id) => Document::new(id.to_owned(), document.body),
+        None => document,
+    }
 }
 
 #[async_trait]
@@ -291,6 +313,16 @@ impl Search for Elasticsearch {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn identifiers_that_are_too_long_are_hashed_and_told_whole() {
+        let id = format!("P:{}@1", "x".repeat(600));
+        let own = engine_id(&id).into_owned();
+        assert!(own.len() <= ID_MAX && !own.contains('@'), "{own}");
+        assert_eq!(engine_id("P:a@1"), "P:a@1");
+        let source = json!({"path": "x", "_extra": {"id": id}}).to_string();
+        assert_eq!(answered(own, "i", &source).id, id);
+    }
 
     #[test]
     fn the_index_is_told_without_parsing() {

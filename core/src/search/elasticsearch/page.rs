@@ -22,7 +22,7 @@ use sha2::{Digest, Sha256};
 
 use super::client::RequestError;
 use super::compile::compile;
-use super::{Elasticsearch, answered};
+use super::{Elasticsearch, answered, engine_id};
 use crate::mapping::Scalar;
 use crate::query::Query;
 use crate::search::{Cursor, Document, Page, ProjectsPage, SearchError, SearchRequest, SortKey};
@@ -147,7 +147,8 @@ impl Elasticsearch {
         &self,
         id: &str,
     ) -> Result<Option<Arc<Document>>, SearchError> {
-        let name = utf8_percent_encode(id, NON_ALPHANUMERIC);
+        let own = engine_id(id);
+        let name = utf8_percent_encode(&own, NON_ALPHANUMERIC);
         let path = format!("/{}/_doc/{name}", self.target());
         let bytes = match self.client.send(Method::Get, &path, &[], None, None).await {
             Ok(bytes) => bytes,
