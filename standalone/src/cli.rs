@@ -326,7 +326,7 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     println!("\nIn another terminal:\n");
     println!("  export ARTIFACTDB_URL={}", instance.url);
     println!(
-        "  export ARTIFACTDB_TOKEN=$(artifactdb token --data {} --user $USER --role uploader)",
+        "  export ARTIFACTDB_TOKEN=$(artifactdb token --data {} --user $(id -un) --role uploader)",
         data.display()
     );
     println!("  artifactdb upload DIR --project my-project --version 1");

@@ -506,7 +506,7 @@ async fn a_long_path_is_a_file_as_any_other() {
     let public = json!({"read_access": "public"});
     server.upload("P", "1", &files, &public).await;
     let id = format!("P:{name}@1");
-    assert_eq!(server.ids("title:long", "").await, [id.clone()]);
+    assert_eq!(server.ids("title:long", "").await, [id.as_str()]);
     let path = format!("/files/{}/metadata", encode(&id));
     let (status, document) = server.anonymous(&path).await;
     assert_eq!(
