@@ -3,8 +3,8 @@
 //! `routes` holds a module per resource; the table of routes is below, on one screen. `auth` says
 //! who calls, `access` what they may see or change, `error` how refusals look, `signer` makes what
 //! is handed out and believed when it comes back, `openapi` describes the handlers, `observe`
-//! measures them, `recent` remembers documents, `serve` puts them on a listener. No S3 keys and no engine here: those are core's.
-//! The binary is in `main`.
+//! measures them, `recent` remembers documents, `storage` chooses between storages, `serve` puts
+//! them on a listener. No S3 keys and no engine here: those are core's. The binary is in `main`.
 
 mod access;
 pub mod auth;
@@ -16,6 +16,7 @@ mod recent;
 mod routes;
 mod serve;
 mod signer;
+mod storage;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -39,6 +40,7 @@ use observe::Metrics;
 use recent::RecentDocuments;
 use routes::{files, info, jobs, locks, permissions, projects, schemas, search, uploads};
 use signer::Signer;
+use storage::Switch;
 
 pub use error::ApiError;
 pub use openapi::openapi_json;
@@ -51,17 +53,19 @@ const UPLOAD_BODY_MAX: usize = 24 * 1024 * 1024;
 /// Longest time that a request may take; completions of very large versions need it.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// What the handlers work with.
+/// What the handlers work with: the instance on one of its storages.
 pub struct App {
     pub config: Arc<InstanceConfig>,
     pub versions: Arc<Versions>,
     pub search: Arc<dyn Search>,
-    verifier: Verifier,
+    verifier: Arc<Verifier>,
     signer: Signer,
-    validators: HashMap<String, Validator>,
+    validators: Arc<HashMap<String, Validator>>,
     documents: RecentDocuments,
-    metrics: Metrics,
-    stopping: AtomicBool,
+    metrics: Arc<Metrics>,
+    stopping: Arc<AtomicBool>,
+    /// The instance on its further storages, behind the default one.
+    others: Vec<Arc<App>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -93,16 +97,46 @@ impl App {
             validators.insert(item.name(), validator);
         }
         Ok(Self {
-            verifier: Verifier::new(&config.auth, static_keys, shared)?,
+            verifier: Arc::new(Verifier::new(&config.auth, static_keys, shared)?),
             signer: Signer::new(signing_key),
-            validators,
+            validators: Arc::new(validators),
             documents: RecentDocuments::new(config.elasticsearch.is_some()),
-            metrics: Metrics::new(),
-            stopping: AtomicBool::new(false),
+            metrics: Arc::new(Metrics::new()),
+            stopping: Arc::default(),
+            others: Vec::new(),
             config,
             versions,
             search,
         })
+    }
+
+    /// Adds a further storage, as `InstanceConfig::by_storage` has it. What this server signs for
+    /// one storage is worth nothing on another.
+    pub fn add_storage(
+        &mut self,
+        config: Arc<InstanceConfig>,
+        versions: Arc<Versions>,
+        search: Arc<dyn Search>,
+    ) {
+        let alias = config.storage_alias().unwrap_or_default();
+        let app = Self {
+            verifier: self.verifier.clone(),
+            signer: self.signer.derived(alias),
+            validators: self.validators.clone(),
+            documents: RecentDocuments::new(config.elasticsearch.is_some()),
+            metrics: self.metrics.clone(),
+            stopping: self.stopping.clone(),
+            others: Vec::new(),
+            config,
+            versions,
+            search,
+        };
+        self.others.push(Arc::new(app));
+    }
+
+    /// This app and those of the further storages.
+    pub(crate) fn everywhere(&self) -> impl Iterator<Item = &App> {
+        std::iter::once(self).chain(self.others.iter().map(|app| &**app))
     }
 
     /// `/readyz` fails from now on, so that no new requests are sent here.
@@ -111,8 +145,8 @@ impl App {
     }
 }
 
-/// All routes.
-pub fn router(app: Arc<App>) -> Router {
+/// The routes on one storage.
+fn routes(app: Arc<App>) -> Router {
     let routes = Router::new()
         .route("/", get(info::root))
         .route("/status", get(info::status))
@@ -177,10 +211,26 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/schema/validate", post(schemas::validate));
     routes
         .layer(DefaultBodyLimit::max(BODY_MAX))
-        .with_state(app.clone())
+        .with_state(app)
         .merge(openapi::ui())
         .fallback(observe::not_found)
         .method_not_allowed_fallback(observe::wrong_method)
+}
+
+/// Everything that is answered.
+pub fn router(app: Arc<App>) -> Router {
+    let mut all = vec![app.clone()];
+    all.extend(app.others.iter().cloned());
+    let switch = app.config.storage_switch.as_ref();
+    let switch = switch.and_then(|switch| Switch::new(switch, &all, routes));
+    let mut router = routes(app.clone());
+    if let Some(switch) = switch {
+        router = router.layer(axum::middleware::from_fn_with_state(
+            Arc::new(switch),
+            storage::choose,
+        ));
+    }
+    router
         .layer(TimeoutLayer::with_status_code(
             StatusCode::SERVICE_UNAVAILABLE,
             REQUEST_TIMEOUT,

@@ -21,6 +21,9 @@ use tokio::signal::unix::{SignalKind, signal};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// What is logged unless `RUST_LOG` says otherwise. What the credentials of a role fail by is said
+/// once, by us.
+const LOGGED: &str = "info,aws_config=error";
 /// Files whose manifest entries downloads find in memory, about 300 bytes each.
 const REMEMBERED_FILES: u64 = 100_000;
 /// Bytes of the signing key at the least.
@@ -36,7 +39,7 @@ const STOP_PATIENCE: Duration = Duration::from_secs(25);
     after_help = "Secrets are files below the secrets folder: storage/<alias>/accessKey and secretKey, \
 elasticsearch/username and password or apiKey, redis/url, signing/key, static-keys/*.json, \
 elasticsearch-ca/ca.crt, redis-ca/ca.crt. Storage credentials may also come from AWS_ACCESS_KEY_ID \
-and AWS_SECRET_ACCESS_KEY.\n\nExample:\n  artifactdb-api --config instance.json --secrets ./secrets"
+and AWS_SECRET_ACCESS_KEY, or from the role that the cloud gives this process.\n\nExample:\n  artifactdb-api --config instance.json --secrets ./secrets"
 )]
 struct Arguments {
     /// The instance's configuration, JSON.
@@ -64,7 +67,7 @@ struct Arguments {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(LOGGED));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);
@@ -105,15 +108,22 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     }
     let keys = static_keys(&secrets)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let servers = connect(&config, &secrets, clock, REMEMBERED_FILES).await?;
-    let app = Arc::new(App::new(
+    let mut storages = config.by_storage()?.into_iter();
+    let config = storages.next().unwrap_or(config);
+    let servers = connect(&config, &secrets, clock.clone(), REMEMBERED_FILES).await?;
+    let mut app = App::new(
         Arc::new(config),
         servers.versions,
         servers.search,
         &keys,
         &signing_key,
         Some(Arc::new(servers.redis)),
-    )?);
+    )?;
+    for config in storages {
+        let servers = connect(&config, &secrets, clock.clone(), REMEMBERED_FILES).await?;
+        app.add_storage(Arc::new(config), servers.versions, servers.search);
+    }
+    let app = Arc::new(app);
     let listener = TcpListener::bind(&arguments.listen)
         .await
         .with_context(|| format!("cannot listen on {}", arguments.listen))?;

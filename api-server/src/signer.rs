@@ -39,6 +39,12 @@ impl Signer {
         Self { key: key.to_vec() }
     }
 
+    /// One whose values are worth nothing here, and the other way round.
+    pub fn derived(&self, name: &str) -> Self {
+        let key = self.hmac(&[b"derived\0", name.as_bytes()]);
+        Self { key: key.to_vec() }
+    }
+
     /// URL-safe text that `open` turns back into `value`.
     pub fn seal<T: Serialize>(&self, purpose: Purpose, value: &T) -> String {
         let payload = serde_json::to_vec(value).unwrap_or_default();
@@ -65,13 +71,19 @@ impl Signer {
 
     fn mac(&self, purpose: Purpose, payload: &[u8]) -> [u8; MAC_BYTES] {
         let mut out = [0; MAC_BYTES];
-        // HMAC takes keys of every length, so the constructor cannot fail.
-        if let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(&self.key) {
-            mac.update(purpose.label());
-            mac.update(payload);
-            out.copy_from_slice(&mac.finalize().into_bytes()[..MAC_BYTES]);
-        }
+        out.copy_from_slice(&self.hmac(&[purpose.label(), payload])[..MAC_BYTES]);
         out
+    }
+
+    fn hmac(&self, parts: &[&[u8]]) -> [u8; 32] {
+        // HMAC takes keys of every length, so the constructor cannot fail.
+        let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(&self.key) else {
+            return [0; 32];
+        };
+        for part in parts {
+            mac.update(part);
+        }
+        mac.finalize().into_bytes().into()
     }
 }
 
@@ -88,6 +100,7 @@ mod tests {
         assert_eq!(open(&signer, Purpose::Job, &sealed), Some(("a".into(), 1)));
         assert_eq!(open(&signer, Purpose::Cursor, &sealed), None);
         assert_eq!(open(&Signer::new(b"other"), Purpose::Job, &sealed), None);
+        assert_eq!(open(&signer.derived("other"), Purpose::Job, &sealed), None);
         for text in ["", "x", "!!", &sealed[1..], &format!("{sealed}A")] {
             assert_eq!(open(&signer, Purpose::Job, text), None);
         }

@@ -3,8 +3,11 @@
 //! Pure data. `artifactdb-crds` resolves custom resources into it; secrets are referred to by the
 //! name of a mounted file and never held.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use thiserror::Error;
 
 use crate::gprn::Gprn;
 use crate::mapping::{self, Mapping, MappingError};
@@ -21,8 +24,12 @@ pub struct InstanceConfig {
     pub description: String,
     #[serde(default)]
     pub gprn: Option<GprnConfig>,
+    /// The first is the default.
     #[serde(default)]
     pub storage: Vec<StorageConfig>,
+    /// Absent: every request goes to the first storage.
+    #[serde(default)]
+    pub storage_switch: Option<StorageSwitchConfig>,
     /// Absent: the engine is in this process.
     #[serde(default)]
     pub elasticsearch: Option<ElasticsearchConfig>,
@@ -41,6 +48,66 @@ pub struct InstanceConfig {
     pub versions: VersionsConfig,
     #[serde(default)]
     pub search: SearchConfig,
+    /// The storage that this is the configuration of, unless that is the default.
+    #[serde(skip)]
+    pub beside: Option<String>,
+}
+
+/// A request header that chooses a storage (CONTRACT section 8, `storage.switch`). Each storage has
+/// projects, permissions, leases, tasks and an index of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct StorageSwitchConfig {
+    pub header: String,
+    /// Values of the header and the alias that each chooses.
+    pub contexts: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum StorageSwitchError {
+    #[error("storage alias '{0}' is not made of 1 to 40 lower-case letters, digits and dashes")]
+    Alias(String),
+    #[error("value '{value}' chooses the storage '{alias}', which is not declared")]
+    Unknown { value: String, alias: String },
+    #[error("the storages '{0}' and '{1}' are one bucket")]
+    OneBucket(String, String),
+    #[error("'{0}' is no name of a header")]
+    Header(String),
+}
+
+impl StorageSwitchConfig {
+    /// Whether these storages can be chosen between.
+    pub fn check(&self, storage: &[StorageConfig]) -> Result<(), StorageSwitchError> {
+        let token = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        if self.header.is_empty() || !self.header.chars().all(token) {
+            return Err(StorageSwitchError::Header(self.header.clone()));
+        }
+        for (place, own) in storage.iter().enumerate() {
+            let same = |other: &&StorageConfig| {
+                other.bucket == own.bucket && other.endpoint == own.endpoint
+            };
+            if let Some(other) = storage[..place].iter().find(same) {
+                return Err(StorageSwitchError::OneBucket(
+                    other.alias.clone(),
+                    own.alias.clone(),
+                ));
+            }
+            let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+            // It becomes a part of names of indices and keys.
+            if !(1..=40).contains(&own.alias.len()) || !own.alias.chars().all(plain) {
+                return Err(StorageSwitchError::Alias(own.alias.clone()));
+            }
+        }
+        for (value, alias) in &self.contexts {
+            if !storage.iter().any(|own| own.alias == *alias) {
+                return Err(StorageSwitchError::Unknown {
+                    value: value.clone(),
+                    alias: alias.clone(),
+                });
+            }
+        }
+        Ok(())
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -209,9 +276,41 @@ impl Default for SearchConfig {
 }
 
 impl InstanceConfig {
-    /// `<namespace>/<name>`: what tells instances apart that share servers.
+    /// `<namespace>/<name>`, with `~<alias>` for a storage beside the default one: what tells
+    /// instances apart that share servers. No resource of Kubernetes has a tilde in its name.
     pub fn instance_id(&self) -> String {
-        format!("{}/{}", self.namespace, self.name)
+        let beside = self.beside.as_ref().map(|alias| format!("~{alias}"));
+        let beside = beside.unwrap_or_default();
+        format!("{}/{}{beside}", self.namespace, self.name)
+    }
+
+    /// Alias of the storage that this is the configuration of.
+    pub fn storage_alias(&self) -> Option<&str> {
+        self.storage.first().map(|storage| &*storage.alias)
+    }
+
+    /// The instance as it is on each storage that requests reach, the default one first: a storage
+    /// is worked on by itself, with the others only named behind it.
+    pub fn by_storage(&self) -> Result<Vec<InstanceConfig>, StorageSwitchError> {
+        let mut all = vec![self.clone()];
+        let Some(switch) = &self.storage_switch else {
+            return Ok(all);
+        };
+        switch.check(&self.storage)?;
+        for (place, storage) in self.storage.iter().enumerate().skip(1) {
+            if !switch
+                .contexts
+                .values()
+                .any(|alias| *alias == storage.alias)
+            {
+                continue;
+            }
+            let mut own = self.clone();
+            own.storage.swap(0, place);
+            own.beside = Some(storage.alias.clone());
+            all.push(own);
+        }
+        Ok(all)
     }
 
     /// The instance's own name in the GPRN space, without type and resource.

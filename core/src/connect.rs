@@ -4,7 +4,7 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `storage/<alias>/accessKey`, `secretKey`, `sessionToken` | credentials of a storage; absent: `AWS_ACCESS_KEY_ID` and its companions |
+//! | `storage/<alias>/accessKey`, `secretKey`, `sessionToken` | credentials of a storage; absent: `AWS_ACCESS_KEY_ID` and its companions, or the role that the cloud gives this process |
 //! | `elasticsearch/username`, `password` or `apiKey` | credentials of the engine |
 //! | `elasticsearch-ca/ca.crt`, `redis-ca/ca.crt` | certificate authorities, PEM |
 //! | `redis/url` | the server's URL, with its password |
@@ -23,9 +23,10 @@ use crate::redis::{Redis, RedisLease, RedisQueue, RedisSetupError};
 use crate::search::elasticsearch::{
     Elasticsearch, EngineCredentials, EngineSetupError, IndexOptions,
 };
-use crate::store::{Credentials, S3Store, StoreError};
+use crate::store::{Credentials, RoleError, S3Store, StoreError};
 use crate::versions::{Rules, Versions};
 
+const ROLE_ATTEMPTS: u32 = 3;
 /// Pauses between attempts to reach the store.
 const STORE_PAUSE: Duration = Duration::from_secs(1);
 
@@ -40,9 +41,9 @@ pub enum ConnectError {
     #[error("the configuration names no redis, or no URL of it")]
     NoRedis,
     #[error(
-        "storage '{0}' has no credentials: mount storage/{0}/accessKey and secretKey, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        "storage '{alias}' has no credentials: mount storage/{alias}/accessKey and secretKey, set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give this process a role ({problem})"
     )]
-    NoCredentials(String),
+    NoCredentials { alias: String, problem: String },
     #[error(transparent)]
     Redis(#[from] RedisSetupError),
     #[error(transparent)]
@@ -114,31 +115,54 @@ pub fn read_config(path: &Path) -> Result<InstanceConfig, ConnectError> {
     serde_json::from_slice(&bytes).map_err(|error| unreadable(path, &error))
 }
 
-/// The credentials of a storage: mounted files, else the environment.
-pub fn credentials(
+/// The client of a storage, by mounted files, else the environment, else the role of this process.
+async fn store(storage: &StorageConfig, secrets: &SecretFiles) -> Result<S3Store, ConnectError> {
+    if let Some(credentials) = credentials(storage, secrets)? {
+        return Ok(S3Store::new(storage, credentials));
+    }
+    // A metadata service may be a moment behind what it serves; a platform that has none is told.
+    let mut attempt = 1;
+    loop {
+        match S3Store::of_role(storage).await {
+            Ok(store) => return Ok(store),
+            Err(RoleError::Away(reason)) if attempt < ROLE_ATTEMPTS => {
+                tracing::warn!(
+                    storage.alias,
+                    reason,
+                    "waiting for the credentials of the role"
+                );
+                tokio::time::sleep(STORE_PAUSE * attempt).await;
+                attempt += 1;
+            }
+            Err(error) => {
+                return Err(ConnectError::NoCredentials {
+                    alias: storage.alias.clone(),
+                    problem: error.to_string(),
+                });
+            }
+        }
+    }
+}
+
+fn credentials(
     storage: &StorageConfig,
     secrets: &SecretFiles,
-) -> Result<Credentials, ConnectError> {
+) -> Result<Option<Credentials>, ConnectError> {
     let file = |name: &str| secrets.text(&format!("storage/{}/{name}", storage.alias));
     if let (Some(access_key), Some(secret_key)) = (file("accessKey")?, file("secretKey")?) {
-        return Ok(Credentials {
+        return Ok(Some(Credentials {
             access_key,
             secret_key,
             session_token: file("sessionToken")?,
-        });
+        }));
     }
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    match (
-        variable("AWS_ACCESS_KEY_ID"),
-        variable("AWS_SECRET_ACCESS_KEY"),
-    ) {
-        (Some(access_key), Some(secret_key)) => Ok(Credentials {
-            access_key,
-            secret_key,
-            session_token: variable("AWS_SESSION_TOKEN"),
-        }),
-        _ => Err(ConnectError::NoCredentials(storage.alias.clone())),
-    }
+    let keys = variable("AWS_ACCESS_KEY_ID").zip(variable("AWS_SECRET_ACCESS_KEY"));
+    Ok(keys.map(|(access_key, secret_key)| Credentials {
+        access_key,
+        secret_key,
+        session_token: variable("AWS_SESSION_TOKEN"),
+    }))
 }
 
 /// The servers of one instance.
@@ -158,7 +182,7 @@ pub async fn connect(
     remembered_files: u64,
 ) -> Result<Servers, ConnectError> {
     let storage = config.storage.first().ok_or(ConnectError::NoStorage)?;
-    let mut store = S3Store::new(storage, credentials(storage, secrets)?);
+    let mut store = store(storage, secrets).await?;
     loop {
         match store.prepare().await {
             Ok(()) => break,

@@ -325,6 +325,9 @@ pub struct Promise {
     /// MD5 in hexadecimal where the request gave one.
     pub files: BTreeMap<FilePath, Option<String>>,
     pub links: BTreeMap<FilePath, ArtifactId>,
+    /// Sizes in bytes of the files that come in parts.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub multipart: BTreeMap<FilePath, u64>,
     /// Whether everything else that is found at completion belongs to the version too: who has
     /// session credentials need not name files beforehand.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]

@@ -13,6 +13,7 @@ use serde_json::Value;
 use thiserror::Error;
 
 use crate::id::{ArtifactRef, FilePath, Project, RESERVED, Version, VersionRef, excerpt};
+use crate::store::FILE_MAX;
 use crate::timestamp::parse_moment;
 
 /// Files of one request at the most.
@@ -74,6 +75,8 @@ pub enum Check {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
     pub files: BTreeMap<FilePath, Check>,
+    /// In bytes, where the request says so: large files then come in parts.
+    pub sizes: BTreeMap<FilePath, u64>,
     pub mode: Mode,
     pub dialect: Dialect,
     pub deadline: Timestamp,
@@ -104,10 +107,11 @@ impl UploadRequest {
             }
         };
         let mut dialect = Dialect::Map;
-        let mut files = BTreeMap::new();
+        let (mut files, mut sizes) = (BTreeMap::new(), BTreeMap::new());
         let overhead = project.as_str().len() + version.as_str().len() + 2;
         for entry in &self.filenames {
             let (name, check) = parse_entry(entry)?;
+            let size = size(entry, &name)?;
             if matches!(entry, Value::Object(map) if is_simple(map.get("check"))) {
                 dialect = Dialect::Array;
             }
@@ -126,6 +130,9 @@ impl UploadRequest {
             if let Check::Link { target } = &check {
                 check_link(project, version, &path, target)?;
             }
+            if let Some(size) = size {
+                sizes.insert(path.clone(), size);
+            }
             if files.insert(path.clone(), check).is_some() {
                 return Err(UploadError::Refused(format!(
                     "file '{}' is named twice",
@@ -136,6 +143,7 @@ impl UploadRequest {
         let (deadline, expires_at) = self.dates(now)?;
         Ok(Plan {
             files,
+            sizes,
             mode,
             dialect,
             deadline,
@@ -173,6 +181,24 @@ impl UploadRequest {
             )));
         }
         Ok((deadline, expires_at.map(|expires| expires.max(deadline))))
+    }
+}
+
+/// How large a file will be, where an entry says so.
+fn size(entry: &Value, name: &str) -> Result<Option<u64>, UploadError> {
+    let Some(given) = entry.get("size").filter(|size| !size.is_null()) else {
+        return Ok(None);
+    };
+    match given.as_u64() {
+        Some(size) if size <= FILE_MAX => Ok(Some(size)),
+        Some(_) => Err(UploadError::Refused(format!(
+            "'{}' is larger than the 5 TiB that a file may have",
+            excerpt(name)
+        ))),
+        None => Err(UploadError::Malformed(format!(
+            "the 'size' of '{}' is no number of bytes",
+            excerpt(name)
+        ))),
     }
 }
 

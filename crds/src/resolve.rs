@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 
 use artifactdb_core::config::{
     AuthConfig, ElasticsearchConfig, GprnConfig, InstanceConfig, PermissionsConfig, RedisConfig,
-    SchemaItem, SchemasConfig, SearchConfig, SequenceConfig, StorageConfig, StsConfig,
-    VersionsConfig,
+    SchemaItem, SchemasConfig, SearchConfig, SequenceConfig, StorageConfig, StorageSwitchConfig,
+    StsConfig, VersionsConfig,
 };
 use artifactdb_core::mapping::MappingError;
 use artifactdb_core::permissions::PermissionsPatch;
 use thiserror::Error;
 
-use crate::instance::{ArtifactDB, ArtifactDBSpec, Storage};
+use crate::instance::{ArtifactDB, ArtifactDBSpec, Storage, StorageSwitch};
 use crate::read::{Origin, ResourceSet};
 use crate::schema::ArtifactSchema;
 
@@ -203,6 +203,12 @@ fn check_instance(origin: &Origin, name: &str, spec: &ArtifactDBSpec, refusals: 
     if aliases.windows(2).any(|pair| pair[0] == pair[1]) {
         refuse("field 'spec.storage': aliases must be unique");
     }
+    let storages: Vec<StorageConfig> = spec.storage.iter().map(storage).collect();
+    if let Some(switch) = spec.storage_switch.as_ref().map(storage_switch)
+        && let Err(error) = switch.check(&storages)
+    {
+        refuse(&format!("field 'spec.storageSwitch': {error}"));
+    }
     if let Some(gprn) = &spec.gprn
         && (gprn.service.is_empty() || gprn.service.contains(':'))
     {
@@ -300,6 +306,8 @@ fn config(name: &str, instance: &ArtifactDB, items: Vec<SchemaItem>) -> Instance
             placeholder: gprn.placeholder.clone(),
         }),
         storage: spec.storage.iter().map(storage).collect(),
+        storage_switch: spec.storage_switch.as_ref().map(storage_switch),
+        beside: None,
         elasticsearch: spec.elasticsearch.as_ref().map(|own| ElasticsearchConfig {
             urls: own.urls.clone(),
             shards: own.shards.unwrap_or(1),
@@ -354,6 +362,13 @@ fn config(name: &str, instance: &ArtifactDB, items: Vec<SchemaItem>) -> Instance
                 .unwrap_or(search.max_results),
             ..search
         },
+    }
+}
+
+fn storage_switch(switch: &StorageSwitch) -> StorageSwitchConfig {
+    StorageSwitchConfig {
+        header: switch.header.clone(),
+        contexts: switch.contexts.clone(),
     }
 }
 

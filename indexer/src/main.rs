@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use artifactdb_core::clock::{Clock, SystemClock};
 use artifactdb_core::config::InstanceConfig;
 use artifactdb_core::connect::{SecretFiles, Servers, connect, read_config};
@@ -25,6 +25,9 @@ use tokio::sync::watch;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// What is logged unless `RUST_LOG` says otherwise. What the credentials of a role fail by is said
+/// once, by us.
+const LOGGED: &str = "info,aws_config=error";
 /// Files whose manifest entries are remembered: each version is looked at a few times and then not
 /// again.
 const REMEMBERED_FILES: u64 = 2_000;
@@ -67,6 +70,9 @@ struct Common {
         default_value = "/etc/artifactdb/secrets"
     )]
     secrets: PathBuf,
+    /// Work on one storage only; absent: on every one that requests reach.
+    #[arg(long, value_name = "ALIAS", env = "ARTIFACTDB_STORAGE", global = true)]
+    storage: Option<String>,
     /// Log as JSON lines.
     #[arg(long, env = "ARTIFACTDB_LOG_JSON", global = true)]
     log_json: bool,
@@ -128,7 +134,7 @@ fn parse_shard(text: &str) -> Result<Shard, String> {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(LOGGED));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);
@@ -170,36 +176,20 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     });
     let mut stopped = stopping.clone();
     let worked = async move {
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let servers = connect(&config, &secrets, clock, REMEMBERED_FILES).await?;
-        let process = Process::new(config, servers)?;
-        match arguments.command {
-            Command::Worker { concurrency } => process.worker(concurrency, stopping).await,
-            Command::Reindex {
-                shard,
-                allow_failed,
-            } => process.reindex(shard, allow_failed).await,
-            Command::Sweep { every: None } => {
-                let acted = sweep(&process.servers.versions).await?;
-                println!("{}", json!({"event": "swept", "acted": acted}));
-                Ok(())
+        let mut storages = config.by_storage()?;
+        if let Some(wanted) = &arguments.common.storage {
+            storages.retain(|config| config.storage_alias() == Some(wanted));
+            if storages.is_empty() {
+                bail!("no storage '{wanted}' is reached by requests");
             }
-            Command::Sweep {
-                every: Some(seconds),
-            } => {
-                let versions = process.servers.versions.clone();
-                sweep_forever(versions, Duration::from_secs(seconds), stopping).await;
-                Ok(())
-            }
-            Command::DeadLetters { limit } => {
-                let queue = &process.servers.versions.queue;
-                for letter in queue.dead(limit).await? {
-                    println!("{}", json!(letter));
-                }
-                Ok(())
-            }
-            Command::Snapshot { repository } => process.snapshot(&repository).await,
         }
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let mut processes = Vec::with_capacity(storages.len());
+        for config in storages {
+            let servers = connect(&config, &secrets, clock.clone(), REMEMBERED_FILES).await?;
+            processes.push(Process::new(config, servers)?);
+        }
+        run_on(&processes, arguments.command, &stopping).await
     };
     tokio::pin!(worked);
     tokio::select! {
@@ -214,6 +204,60 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     }
 }
 
+/// What runs for ever runs on all storages at the same time, the rest on one after the other.
+async fn run_on(
+    processes: &[Process],
+    command: Command,
+    stopping: &watch::Receiver<bool>,
+) -> anyhow::Result<()> {
+    match command {
+        Command::Worker { concurrency } => {
+            let workers = processes
+                .iter()
+                .map(|process| process.worker(concurrency, stopping.clone()));
+            futures::future::try_join_all(workers).await?;
+        }
+        Command::Sweep {
+            every: Some(seconds),
+        } => {
+            let pause = Duration::from_secs(seconds);
+            let sweepers = processes.iter().map(|process| {
+                sweep_forever(process.servers.versions.clone(), pause, stopping.clone())
+            });
+            futures::future::join_all(sweepers).await;
+        }
+        Command::Sweep { every: None } => {
+            let mut acted = 0;
+            for process in processes {
+                acted += sweep(&process.servers.versions).await?;
+            }
+            println!("{}", json!({"event": "swept", "acted": acted}));
+        }
+        Command::Reindex {
+            shard,
+            allow_failed,
+        } => {
+            for process in processes {
+                process.reindex(shard, allow_failed).await?;
+            }
+        }
+        Command::DeadLetters { limit } => {
+            for process in processes {
+                for letter in process.servers.versions.queue.dead(limit).await? {
+                    println!("{}", json!(letter));
+                }
+            }
+        }
+        Command::Snapshot { repository } => {
+            for process in processes {
+                process.snapshot(&repository).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The instance on one storage.
 struct Process {
     servers: Servers,
     indexer: Arc<Indexer>,

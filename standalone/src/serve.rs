@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use artifactdb_api::App;
 use artifactdb_core::clock::{Clock, SystemClock};
-use artifactdb_core::config::StorageConfig;
+use artifactdb_core::config::{InstanceConfig, StorageConfig};
 use artifactdb_core::permissions::roles;
 use artifactdb_core::queue::Queue;
 use artifactdb_core::store::{Credentials, S3Store};
@@ -59,6 +59,80 @@ pub struct Instance {
     store_stop: watch::Sender<bool>,
 }
 
+/// The instance on one of its storages.
+struct Part {
+    versions: Arc<Versions>,
+    queue: Arc<EmbeddedQueue>,
+    indexer: Arc<Indexer>,
+    engine: Arc<Engine>,
+    /// Whether there was no index to open.
+    empty: bool,
+}
+
+impl Part {
+    async fn open(
+        config: InstanceConfig,
+        data: &Path,
+        credentials: Credentials,
+        clock: Arc<dyn Clock>,
+    ) -> anyhow::Result<Self> {
+        let storage = config.storage.first().context("there is no storage")?;
+        let store = S3Store::new(storage, credentials);
+        let (mapping, _) = config.mapping();
+        let folder = match &config.beside {
+            None => "search".to_owned(),
+            Some(alias) => format!("search-{alias}"),
+        };
+        let (folder, name) = (data.join(folder), config.name.clone());
+        let opened = tokio::task::spawn_blocking(move || Engine::open(&folder, &name, mapping));
+        let (engine, empty) = opened.await??;
+        let engine = Arc::new(engine);
+        let queue = Arc::new(EmbeddedQueue::new(clock.clone()));
+        let versions = Arc::new(Versions::new(
+            Arc::new(store),
+            Arc::new(EmbeddedLease::new(clock.clone())),
+            queue.clone(),
+            clock,
+            Rules {
+                mutable: config.versions.mutable,
+                default_permissions: config.permissions.default.clone(),
+                ..Rules::default()
+            },
+        ));
+        let search = Arc::new(EmbeddedSearch(engine.clone()));
+        let indexer = Indexer::new(versions.clone(), search, Arc::new(config))
+            .map_err(|problem| anyhow!("{problem}"))?;
+        Ok(Self {
+            versions,
+            queue,
+            indexer: Arc::new(indexer),
+            engine,
+            empty,
+        })
+    }
+
+    /// Fills the index if there is none, takes up what was left, and goes on working until
+    /// `stopping`.
+    async fn work(self, stopping: &watch::Receiver<bool>) -> anyhow::Result<Vec<JoinHandle<()>>> {
+        if self.empty {
+            fill(&self.indexer).await?;
+            let adopted = self.engine.clone();
+            tokio::task::spawn_blocking(move || adopted.adopt()).await??;
+        }
+        let mut workers = Vec::new();
+        for _ in 0..WORKERS {
+            workers.push(tokio::spawn(work(self.indexer.clone(), stopping.clone())));
+        }
+        recover(&self.versions, &*self.queue).await?;
+        workers.push(tokio::spawn(sweep_forever(
+            self.versions,
+            SWEEP_INTERVAL,
+            stopping.clone(),
+        )));
+        Ok(workers)
+    }
+}
+
 /// Resolves once `stop` is set.
 async fn stopped(mut stop: watch::Receiver<bool>) {
     // An error means that nobody can set it any more.
@@ -100,11 +174,19 @@ pub async fn start(options: &ServeOptions) -> anyhow::Result<Instance> {
     let (listener, address) = bind(&options.s3_listen).await?;
     let s3_endpoint = endpoint(&options.s3_listen, address);
     let objects = open_objects(data).await?;
-    let storage = storage(config.storage.first(), &config.name, &s3_endpoint);
-    objects
-        .ensure_bucket(&storage.bucket)
-        .await
-        .map_err(|error| anyhow!("cannot make the bucket '{}': {error}", storage.bucket))?;
+    config.storage = storage(&config, &s3_endpoint);
+    // The whole instance is in this process, whatever servers it would have in a cluster.
+    config.elasticsearch = None;
+    config.redis = None;
+    let storages = config.by_storage()?;
+    for config in &storages {
+        if let Some(storage) = config.storage.first() {
+            objects
+                .ensure_bucket(&storage.bucket)
+                .await
+                .map_err(|error| anyhow!("cannot make the bucket '{}': {error}", storage.bucket))?;
+        }
+    }
     let collector = objects.clone();
     std::thread::spawn(move || match collector.collect_garbage() {
         Ok(0) => {}
@@ -122,61 +204,37 @@ pub async fn start(options: &ServeOptions) -> anyhow::Result<Instance> {
         secret_key: secrets.secret_key.clone(),
         session_token: None,
     };
-    let store = S3Store::new(&storage, credentials);
-    config.storage = vec![storage];
-    // The whole instance is in this process, whatever servers it would have in a cluster.
-    config.elasticsearch = None;
-    config.redis = None;
-
-    let (mapping, _) = config.mapping();
-    let (folder, name) = (data.join("search"), config.name.clone());
-    let opened = tokio::task::spawn_blocking(move || Engine::open(&folder, &name, mapping));
-    let (engine, empty) = opened.await??;
-    let engine = Arc::new(engine);
-
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let queue = Arc::new(EmbeddedQueue::new(clock.clone()));
-    let versions = Arc::new(Versions::new(
-        Arc::new(store),
-        Arc::new(EmbeddedLease::new(clock.clone())),
-        queue.clone(),
-        clock,
-        Rules {
-            mutable: config.versions.mutable,
-            default_permissions: config.permissions.default.clone(),
-            ..Rules::default()
-        },
-    ));
-    let config = Arc::new(config);
-    let search = Arc::new(EmbeddedSearch(engine.clone()));
-    let indexer = Indexer::new(versions.clone(), search.clone(), config.clone())
-        .map_err(|problem| anyhow!("{problem}"))?;
-    let indexer = Arc::new(indexer);
-    let app = Arc::new(App::new(
-        config,
-        versions.clone(),
-        search,
-        &[secrets.static_key()?],
-        &secrets.signing_key(),
-        None,
-    )?);
-
-    if empty {
-        fill(&indexer).await?;
-        let adopted = engine.clone();
-        tokio::task::spawn_blocking(move || adopted.adopt()).await??;
+    let mut parts = Vec::with_capacity(storages.len());
+    for config in storages {
+        parts.push(Part::open(config, data, credentials.clone(), clock.clone()).await?);
     }
+    let (keys, signing_key) = ([secrets.static_key()?], secrets.signing_key());
+    let mut app = None;
+    for part in &parts {
+        let (config, versions) = (part.indexer.config.clone(), part.versions.clone());
+        let search = part.indexer.search.clone();
+        match &mut app {
+            None => {
+                app = Some(App::new(
+                    config,
+                    versions,
+                    search,
+                    &keys,
+                    &signing_key,
+                    None,
+                )?);
+            }
+            Some(app) => app.add_storage(config, versions, search),
+        }
+    }
+    let app = Arc::new(app.context("there is no storage")?);
+
     let (stop, stopping) = watch::channel(false);
     let mut workers = Vec::new();
-    for _ in 0..WORKERS {
-        workers.push(tokio::spawn(work(indexer.clone(), stopping.clone())));
+    for part in parts {
+        workers.extend(part.work(&stopping).await?);
     }
-    recover(&versions, &*queue).await?;
-    workers.push(tokio::spawn(sweep_forever(
-        versions,
-        SWEEP_INTERVAL,
-        stopping.clone(),
-    )));
 
     let listener = TcpListener::bind(&options.listen)
         .await
@@ -290,20 +348,24 @@ async fn open_objects(data: &Path) -> anyhow::Result<ObjectStore> {
     }
 }
 
-/// The embedded bucket, under the alias and name that the resources give.
-fn storage(declared: Option<&StorageConfig>, instance: &str, endpoint: &str) -> StorageConfig {
-    StorageConfig {
-        alias: declared.map_or_else(|| "default".to_owned(), |own| own.alias.clone()),
-        bucket: declared.map_or_else(
-            || format!("artifactdb-{instance}"),
-            |own| own.bucket.clone(),
-        ),
+/// The embedded buckets, under the aliases and names that the resources give.
+fn storage(config: &InstanceConfig, endpoint: &str) -> Vec<StorageConfig> {
+    let embedded = |alias: &str, bucket: String| StorageConfig {
+        alias: alias.to_owned(),
+        bucket,
         endpoint: Some(endpoint.to_owned()),
         region: "us-east-1".to_owned(),
         path_style: true,
         version_pinning: Some(true),
         sts: None,
+    };
+    if config.storage.is_empty() {
+        return vec![embedded("default", format!("artifactdb-{}", config.name))];
     }
+    let declared = config.storage.iter();
+    declared
+        .map(|own| embedded(&own.alias, own.bucket.clone()))
+        .collect()
 }
 
 async fn fill(indexer: &Indexer) -> anyhow::Result<()> {

@@ -54,6 +54,10 @@ pub async fn root(State(app): State<Arc<App>>, headers: HeaderMap) -> Json<Value
         .iter()
         .map(|storage| json!({"alias": storage.alias}))
         .collect();
+    let mut storage = json!({"clients": storage});
+    if let Some(switch) = &config.storage_switch {
+        storage["switch"] = json!(switch);
+    }
     Json(json!({
         "name": config.name,
         "version": env!("CARGO_PKG_VERSION"),
@@ -67,7 +71,7 @@ pub async fn root(State(app): State<Arc<App>>, headers: HeaderMap) -> Json<Value
             "clients": {"main": config.auth.client_id, "others": others},
             "well-known": well_known,
         },
-        "storage": {"clients": storage},
+        "storage": storage,
     }))
 }
 
@@ -120,24 +124,28 @@ pub async fn readyz(State(app): State<Arc<App>>) -> Response {
     if app.stopping.load(Ordering::Relaxed) {
         missing.push("the server is stopping".to_owned());
     }
-    let (store, search) = tokio::join!(
-        tokio::time::timeout(
-            PATIENCE,
-            app.versions
-                .store
-                .get(artifactdb_core::keys::GLOBAL_PERMISSIONS, None)
-        ),
-        tokio::time::timeout(PATIENCE, app.search.count()),
-    );
-    match store {
-        Ok(Ok(_)) => {}
-        Ok(Err(error)) => missing.push(error.to_string()),
-        Err(_) => missing.push("the object store does not answer".to_owned()),
-    }
-    match search {
-        Ok(Ok(_)) => {}
-        Ok(Err(error)) => missing.push(error.to_string()),
-        Err(_) => missing.push("the search engine does not answer".to_owned()),
+    let parts = app.everywhere().map(|app| async {
+        tokio::join!(
+            tokio::time::timeout(
+                PATIENCE,
+                app.versions
+                    .store
+                    .get(artifactdb_core::keys::GLOBAL_PERMISSIONS, None)
+            ),
+            tokio::time::timeout(PATIENCE, app.search.count()),
+        )
+    });
+    for (store, search) in futures::future::join_all(parts).await {
+        match store {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => missing.push(error.to_string()),
+            Err(_) => missing.push("the object store does not answer".to_owned()),
+        }
+        match search {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => missing.push(error.to_string()),
+            Err(_) => missing.push("the search engine does not answer".to_owned()),
+        }
     }
     if missing.is_empty() {
         return "ok".into_response();
@@ -149,12 +157,19 @@ pub async fn readyz(State(app): State<Arc<App>>) -> Response {
     responses((status = 200, description = "Metrics in the OpenMetrics format")))]
 pub async fn metrics(State(app): State<Arc<App>>) -> Response {
     let cut = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
-    if let Ok((waiting, in_hand)) = app.versions.queue.depth().await {
+    let queues = || app.everywhere().map(|app| &app.versions.queue);
+    let depths = futures::future::try_join_all(queues().map(|queue| queue.depth()));
+    if let Ok(depths) = depths.await {
+        let (waiting, in_hand) = depths
+            .iter()
+            .fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
         app.metrics.tasks_waiting.set(cut(waiting));
         app.metrics.tasks_in_hand.set(cut(in_hand));
     }
-    if let Ok(dead) = app.versions.queue.dead(1000).await {
-        app.metrics.tasks_dead.set(cut(dead.len()));
+    let dead = futures::future::try_join_all(queues().map(|queue| queue.dead(1000)));
+    if let Ok(dead) = dead.await {
+        let all = dead.iter().map(Vec::len).sum();
+        app.metrics.tasks_dead.set(cut(all));
     }
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], app.metrics.encode()).into_response()

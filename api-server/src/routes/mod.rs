@@ -4,6 +4,7 @@ pub mod files;
 pub mod info;
 pub mod jobs;
 pub mod locks;
+mod multipart;
 pub mod permissions;
 pub mod projects;
 pub mod schemas;

@@ -24,6 +24,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value, json};
 
 use super::jobs::accepted;
+use super::multipart;
 use super::to_the_end;
 use crate::App;
 use crate::auth::{Act, CREDENTIAL, Grant, Identity};
@@ -50,7 +51,7 @@ const DEDUP_PAGES: usize = 50;
 
 #[utoipa::path(post, path = "/projects/{project}/version/{version}/upload", tag = "uploads",
     params(("project" = String, Path), ("version" = String, Path)),
-    request_body(content = Value, description = "`filenames` (texts, or objects with `check` simple, md5 or link), `mode`, `completed_by`, `expires_in`"),
+    request_body(content = Value, description = "`filenames` (texts, or objects with `check` simple, md5 or link; with `size` in bytes, large files come in parts), `mode`, `completed_by`, `expires_in`"),
     responses(
         (status = 200, description = "Where to put the files, and how to complete or abort. Maps of URLs, or arrays when a file has the check `simple`", body = Value),
         (status = 400, description = "The version exists, or a name, date or link is wrong"),
@@ -77,6 +78,7 @@ pub async fn upload(
     }
     let mut promise = promise(&app, &identity, &project, &version, &plan).await?;
     promise.open = plan.mode == Mode::StsCredentials;
+    multipart::promise_parts(&plan, &mut promise);
     let owner = identity.name().unwrap_or_default().to_owned();
     let terms = UploadTerms {
         owner: owner.clone(),
@@ -87,7 +89,7 @@ pub async fn upload(
     let (versions, target) = (app.versions.clone(), (project.clone(), version.clone()));
     let begun =
         to_the_end(async move { versions.begin(&target.0, &target.1, terms).await }).await?;
-    let issue = Issue {
+    let mut issue = Issue {
         app: &app,
         project: &project,
         version: &version,
@@ -96,25 +98,22 @@ pub async fn upload(
         deadline: plan.deadline,
         expires_at: plan.expires_at,
         now,
+        in_parts: Vec::new(),
     };
     let revision = revision_name(begun.revision);
-    let session = match plan.mode {
-        Mode::PresignedUrl => None,
-        // After the beginning: before it, the version may be one that nobody may write to any more.
-        Mode::StsCredentials => match issue.session().await {
-            Ok(session) => Some(session),
-            Err(error) => {
-                let (versions, epoch) = (app.versions.clone(), begun.epoch);
-                let ended =
-                    to_the_end(
-                        async move { versions.abort(&project, &version, Some(epoch)).await },
-                    );
-                if ended.await.is_err() {
-                    tracing::warn!("an upload without credentials is left to the sweeper");
-                }
-                return Err(error);
+    // After the beginning: before it, the version may be one that nobody may write to any more.
+    let opened = issue.open(&plan, &promise).await;
+    let session = match opened {
+        Ok(session) => session,
+        Err(error) => {
+            let (versions, epoch) = (app.versions.clone(), begun.epoch);
+            let ended =
+                to_the_end(async move { versions.abort(&project, &version, Some(epoch)).await });
+            if ended.await.is_err() {
+                tracing::warn!("an upload that cannot bring its files is left to the sweeper");
             }
-        },
+            return Err(error);
+        }
     };
     Ok(Json(match plan.dialect {
         Dialect::Map => issue.maps(&promise, &revision, session),
@@ -268,6 +267,7 @@ struct Issue<'a> {
     deadline: Timestamp,
     expires_at: Option<Timestamp>,
     now: Timestamp,
+    in_parts: Vec<multipart::Begun>,
 }
 
 /// Seconds that session credentials live: what AssumeRole takes.
@@ -338,6 +338,15 @@ pub async fn credentials(
 }
 
 impl Issue<'_> {
+    /// Asks the store for what the answer needs: session credentials, or uploads in parts.
+    async fn open(&mut self, plan: &Plan, promise: &Promise) -> ApiResult<Option<Value>> {
+        if plan.mode == Mode::StsCredentials {
+            return self.session().await.map(Some);
+        }
+        self.in_parts = multipart::begin(self.app, self.project, self.version, promise).await?;
+        Ok(None)
+    }
+
     /// Credentials that write the files of the version. They may outlive a short deadline, because
     /// none shorter are given; what comes late is no part of the version.
     async fn session(&self) -> ApiResult<Value> {
@@ -421,15 +430,34 @@ impl Issue<'_> {
         )
     }
 
+    /// Presigned URLs never outlive the lease, which lives a little longer than the deadline.
+    fn seconds(&self) -> u64 {
+        let seconds = self.deadline.as_second() - self.now.as_second();
+        u64::try_from(seconds).unwrap_or(1).max(1)
+    }
+
     fn put_url(&self, path: &FilePath, md5: Option<&str>) -> String {
         let key = artifactdb_core::keys::file_in(self.project, self.version, path);
-        // Presigned URLs never outlive the lease, which lives a little longer than the deadline.
-        let seconds = self.deadline.as_second() - self.now.as_second();
-        let seconds = u64::try_from(seconds).unwrap_or(1).max(1);
-        self.app
-            .versions
-            .store
-            .presign_put(&key, md5, self.now, seconds)
+        let store = &self.app.versions.store;
+        store.presign_put(&key, md5, self.now, self.seconds())
+    }
+
+    /// Adds the files that come in parts to an answer, if there are any.
+    fn with_parts(&self, mut answer: Value) -> Value {
+        if !self.in_parts.is_empty() {
+            let begun = self.in_parts.iter();
+            let answers = begun.map(|begun| {
+                begun.answer(
+                    self.app,
+                    self.project,
+                    self.version,
+                    self.now,
+                    self.seconds(),
+                )
+            });
+            answer["multipart"] = answers.collect();
+        }
+        answer
     }
 
     /// The answer in upstream's own form.
@@ -437,7 +465,7 @@ impl Issue<'_> {
         let urls: Map<String, Value> = promise
             .files
             .keys()
-            .filter(|_| session.is_none())
+            .filter(|path| session.is_none() && !promise.multipart.contains_key(*path))
             .map(|path| (path.to_string(), json!(self.put_url(path, None))))
             .collect();
         let credential = self.credential(Act::Link, &BTreeMap::new());
@@ -449,7 +477,7 @@ impl Issue<'_> {
                 (path.to_string(), json!(url))
             })
             .collect();
-        json!({
+        self.with_parts(json!({
             "project_id": self.project,
             "version": self.version,
             "revision": revision,
@@ -462,7 +490,7 @@ impl Issue<'_> {
             "purge_job_id": self.purge_job(),
             "expires_in": self.expires_at.map(rfc3339),
             "expires_job_id": self.expires_job(),
-        })
+        }))
     }
 
     /// The answer in the form of the API contract's clients, who send a Content-MD5 with each file.
@@ -470,7 +498,7 @@ impl Issue<'_> {
         let urls: Vec<Value> = promise
             .files
             .iter()
-            .filter(|_| session.is_none())
+            .filter(|(path, _)| session.is_none() && !promise.multipart.contains_key(*path))
             .map(|(path, md5)| {
                 let md5 = md5.as_deref().and_then(content_md5);
                 let url = self.put_url(path, md5.as_deref());
@@ -486,7 +514,7 @@ impl Issue<'_> {
                 json!({"filename": path, "url": url})
             })
             .collect();
-        json!({
+        self.with_parts(json!({
             "project_id": self.project,
             "version": self.version,
             "revision": revision,
@@ -496,7 +524,7 @@ impl Issue<'_> {
             "complete_before": rfc3339(self.deadline),
             "completion_url": self.completion_url(revision),
             "abort_url": self.abort_url(),
-        })
+        }))
     }
 }
 

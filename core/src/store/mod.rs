@@ -1,8 +1,10 @@
 //! The door to object storage: S3, and whatever speaks its protocol. S3 is the truth.
 //!
 //! The trait holds what the protocol in `versions` needs; the client is in `s3`, URL signing in
-//! `presign`. Keys are built in `keys`, never here.
+//! `presign`, who we are in `credentials`, the arithmetic of large files in `multipart`. Keys are built in `keys`, never here.
 
+mod credentials;
+mod multipart;
 mod presign;
 #[cfg(feature = "store")]
 mod s3;
@@ -14,7 +16,11 @@ use jiff::Timestamp;
 use serde::{Serialize, de::DeserializeOwned};
 use thiserror::Error;
 
-pub use presign::{Credentials, Presigner};
+#[cfg(feature = "store")]
+pub use credentials::RoleError;
+pub use credentials::{Credentials, CurrentCredentials};
+pub use multipart::{FILE_MAX, MULTIPART_FROM, MultipartUrls, Parts};
+pub use presign::Presigner;
 #[cfg(feature = "store")]
 pub use s3::S3Store;
 pub use session::{Session, SessionAccess, SessionRequest};
@@ -106,6 +112,30 @@ pub trait Store: Send + Sync {
     /// none to give.
     async fn session(&self, _: &SessionRequest) -> Result<Option<Session>, StoreError> {
         Ok(None)
+    }
+
+    /// Begins an upload in parts; returns its id.
+    async fn create_multipart(&self, _key: &str) -> Result<String, StoreError> {
+        Err(StoreError::Refused(
+            "this store takes no files in parts".to_owned(),
+        ))
+    }
+
+    /// Gives up the uploads in parts below `prefix` that were not completed.
+    async fn abort_multiparts(&self, _prefix: &str) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// URLs for an upload in `parts` parts, good for `seconds`.
+    fn presign_multipart(
+        &self,
+        _key: &str,
+        _upload_id: &str,
+        _parts: u64,
+        _now: Timestamp,
+        _seconds: u64,
+    ) -> MultipartUrls {
+        MultipartUrls::default()
     }
 
     /// A URL that reads the object for `seconds`; `file_name` names the download.

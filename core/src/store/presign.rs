@@ -9,6 +9,8 @@ use jiff::Timestamp;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use sha2::{Digest, Sha256};
 
+use super::{Credentials, CurrentCredentials};
+
 /// Everything but the unreserved characters of RFC 3986.
 const QUERY: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
@@ -16,19 +18,6 @@ const QUERY: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'_')
     .remove(b'~');
 const PATH: &AsciiSet = &QUERY.remove(b'/');
-
-#[derive(Clone)]
-pub struct Credentials {
-    pub access_key: String,
-    pub secret_key: String,
-    pub session_token: Option<String>,
-}
-
-impl std::fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Credentials { .. }")
-    }
-}
 
 /// Signs URLs of one bucket.
 #[derive(Debug, Clone)]
@@ -39,7 +28,7 @@ pub struct Presigner {
     /// `/bucket` in path style, else empty.
     base: String,
     region: String,
-    credentials: Credentials,
+    credentials: CurrentCredentials,
 }
 
 impl Presigner {
@@ -49,7 +38,7 @@ impl Presigner {
         bucket: &str,
         region: &str,
         path_style: bool,
-        credentials: Credentials,
+        credentials: impl Into<CurrentCredentials>,
     ) -> Self {
         let (scheme, rest) = endpoint.split_once("://").unwrap_or(("https", endpoint));
         let host = rest.trim_end_matches('/');
@@ -66,7 +55,7 @@ impl Presigner {
             host,
             base,
             region: region.to_owned(),
-            credentials,
+            credentials: credentials.into(),
         }
     }
 
@@ -81,6 +70,7 @@ impl Presigner {
         now: Timestamp,
         seconds: u64,
     ) -> String {
+        let credentials = self.credentials.get();
         let stamp = now.strftime("%Y%m%dT%H%M%SZ").to_string();
         let day = &stamp[..8];
         let scope = format!("{day}/{}/s3/aws4_request", self.region);
@@ -94,12 +84,12 @@ impl Presigner {
             ("X-Amz-Algorithm", "AWS4-HMAC-SHA256".to_owned()),
             (
                 "X-Amz-Credential",
-                format!("{}/{scope}", self.credentials.access_key),
+                format!("{}/{scope}", credentials.access_key),
             ),
             ("X-Amz-Date", stamp.clone()),
             ("X-Amz-Expires", seconds.to_string()),
         ];
-        if let Some(token) = &self.credentials.session_token {
+        if let Some(token) = &credentials.session_token {
             pairs.push(("X-Amz-Security-Token", token.clone()));
         }
         pairs.push(("X-Amz-SignedHeaders", signed_headers.clone()));
@@ -133,7 +123,7 @@ impl Presigner {
             "AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{}",
             hex::encode(Sha256::digest(canonical))
         );
-        let key = self.signing_key(day);
+        let key = self.signing_key(&credentials, day);
         let signature = hex::encode(hmac(&key, text.as_bytes()));
         format!(
             "{}://{}{path}?{query}&X-Amz-Signature={signature}",
@@ -141,8 +131,8 @@ impl Presigner {
         )
     }
 
-    fn signing_key(&self, day: &str) -> [u8; 32] {
-        let secret = format!("AWS4{}", self.credentials.secret_key);
+    fn signing_key(&self, credentials: &Credentials, day: &str) -> [u8; 32] {
+        let secret = format!("AWS4{}", credentials.secret_key);
         let day_key = hmac(secret.as_bytes(), day.as_bytes());
         let region_key = hmac(&day_key, self.region.as_bytes());
         let service_key = hmac(&region_key, b"s3");

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use aws_sdk_s3::config::{BehaviorVersion, Region, retry::RetryConfig, timeout::TimeoutConfig};
+use aws_sdk_s3::config::{
+    BehaviorVersion, IdentityCache, Region, SharedHttpClient, retry::RetryConfig,
+    timeout::TimeoutConfig,
+};
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::{ByteStream, DateTime};
 use aws_sdk_s3::types::{BucketVersioningStatus, Delete, ObjectIdentifier};
@@ -13,8 +16,8 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use super::{
-    Condition, Credentials, Listed, Object, ObjectRef, Presigner, Session, SessionRequest, Store,
-    StoreError, Written,
+    Condition, Credentials, CurrentCredentials, Listed, MultipartUrls, Object, ObjectRef,
+    Presigner, RoleError, Session, SessionRequest, Store, StoreError, Written,
 };
 use crate::config::StorageConfig;
 
@@ -37,16 +40,16 @@ pub struct S3Store {
 
 impl S3Store {
     /// Makes a client; nothing is sent yet.
-    pub fn new(storage: &StorageConfig, credentials: Credentials) -> Self {
-        let http = aws_smithy_http_client::Builder::new()
-            .tls_provider(Provider::Rustls(CryptoMode::Ring))
-            .build_https();
+    pub fn new(storage: &StorageConfig, credentials: impl Into<CurrentCredentials>) -> Self {
+        let credentials = credentials.into();
+        let http = http_client();
         let endpoint = storage.endpoint.as_deref();
         let sessions = storage.sts.as_ref().map(|sts| {
             let mut config = aws_sdk_sts::Config::builder()
                 .behavior_version(BehaviorVersion::latest())
                 .region(Region::new(storage.region.clone()))
-                .credentials_provider(provider(&credentials))
+                .credentials_provider(credentials.clone())
+                .identity_cache(IdentityCache::no_cache())
                 .http_client(http.clone())
                 .timeout_config(timeouts());
             // Stores that speak S3 answer for STS at the same address.
@@ -58,7 +61,8 @@ impl S3Store {
             .behavior_version(BehaviorVersion::latest())
             .region(Region::new(storage.region.clone()))
             .force_path_style(storage.path_style)
-            .credentials_provider(provider(&credentials))
+            .credentials_provider(credentials.clone())
+            .identity_cache(IdentityCache::no_cache())
             .http_client(http)
             // A retried conditional write may meet its own first attempt and report a conflict, so
             // retries belong to the protocol and not to the client.
@@ -85,6 +89,12 @@ impl S3Store {
             pinning: storage.version_pinning,
             sessions,
         }
+    }
+
+    /// A client that has the credentials of the role of this process.
+    pub async fn of_role(storage: &StorageConfig) -> Result<Self, RoleError> {
+        let current = CurrentCredentials::of_role(&storage.region, http_client()).await?;
+        Ok(Self::new(storage, current))
     }
 
     pub fn client(&self) -> &Client {
@@ -235,14 +245,11 @@ impl S3Store {
     }
 }
 
-fn provider(credentials: &Credentials) -> aws_sdk_s3::config::Credentials {
-    aws_sdk_s3::config::Credentials::new(
-        &credentials.access_key,
-        &credentials.secret_key,
-        credentials.session_token.clone(),
-        None,
-        "artifactdb",
-    )
+/// The HTTP client of everything that speaks to the cloud.
+fn http_client() -> SharedHttpClient {
+    aws_smithy_http_client::Builder::new()
+        .tls_provider(Provider::Rustls(CryptoMode::Ring))
+        .build_https()
 }
 
 fn timeouts() -> TimeoutConfig {
@@ -464,6 +471,89 @@ impl Store for S3Store {
             expires: timestamp(Some(given.expiration())),
             name,
         }))
+    }
+
+    async fn create_multipart(&self, key: &str) -> Result<String, StoreError> {
+        let begun = self
+            .client
+            .create_multipart_upload()
+            .bucket(&self.bucket)
+            .key(key)
+            .content_type("application/octet-stream")
+            .send()
+            .await
+            .map_err(failure)?;
+        match begun.upload_id() {
+            Some(id) => Ok(id.to_owned()),
+            None => Err(StoreError::Unavailable(
+                "the store gave no id of an upload in parts".to_owned(),
+            )),
+        }
+    }
+
+    async fn abort_multiparts(&self, prefix: &str) -> Result<(), StoreError> {
+        let (mut key_marker, mut id_marker) = (None, None);
+        loop {
+            let page = self
+                .client
+                .list_multipart_uploads()
+                .bucket(&self.bucket)
+                .prefix(prefix)
+                .set_key_marker(key_marker)
+                .set_upload_id_marker(id_marker)
+                .send()
+                .await
+                .map_err(failure)?;
+            for upload in page.uploads() {
+                // Not every store keeps to the prefix.
+                let Some(key) = upload.key().filter(|key| key.starts_with(prefix)) else {
+                    continue;
+                };
+                let aborted = self
+                    .client
+                    .abort_multipart_upload()
+                    .bucket(&self.bucket)
+                    .key(key)
+                    .set_upload_id(upload.upload_id().map(str::to_owned))
+                    .send()
+                    .await;
+                match aborted.map_err(failure) {
+                    Ok(_) => {}
+                    // It ended meanwhile.
+                    Err(StoreError::Refused(text)) if text.starts_with("NoSuchUpload") => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            key_marker = page.next_key_marker().map(str::to_owned);
+            id_marker = page.next_upload_id_marker().map(str::to_owned);
+            if page.is_truncated() != Some(true) || key_marker.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn presign_multipart(
+        &self,
+        key: &str,
+        upload_id: &str,
+        parts: u64,
+        now: Timestamp,
+        seconds: u64,
+    ) -> MultipartUrls {
+        let whole = [("uploadId", upload_id)];
+        let sign = |method: &str, query: &[(&str, &str)]| {
+            self.presigner.url(method, key, query, &[], now, seconds)
+        };
+        MultipartUrls {
+            parts: (1..=parts)
+                .map(|number| {
+                    let number = number.to_string();
+                    sign("PUT", &[("partNumber", &number), ("uploadId", upload_id)])
+                })
+                .collect(),
+            complete: sign("POST", &whole),
+            abort: sign("DELETE", &whole),
+        }
     }
 
     fn presign_get(

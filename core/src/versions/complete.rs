@@ -69,6 +69,7 @@ impl Versions {
             self.store.list(&prefix),
         )?;
         let files = verify(&promise, &prefix, listed)?;
+        let in_parts = !promise.multipart.is_empty();
         let permissions = self
             .permissions_at_completion(project, version, &state, caller, permissions, overwrite)
             .await?;
@@ -91,6 +92,9 @@ impl Versions {
             Ok(()) => {}
             Err(StoreError::Conflict) => return Err(over("it was completed or aborted meanwhile")),
             Err(error) => return Err(error.into()),
+        }
+        if in_parts && let Err(error) = self.store.abort_multiparts(&prefix).await {
+            tracing::warn!(%error, prefix, "parts of files that nobody completed may be left");
         }
         self.finish_completion(project, version, &completed).await
     }
@@ -252,6 +256,7 @@ fn verify(
         uploaded: object.last_modified,
     };
     let (mut missing, mut wrong, mut wrong_names) = (Vec::new(), Vec::new(), Vec::new());
+    let mut wrong_sizes = Vec::new();
     let mut files = BTreeMap::new();
     for (path, md5) in &promise.files {
         let Some(object) = found.remove(path.as_str()) else {
@@ -259,7 +264,14 @@ fn verify(
             continue;
         };
         let etag = object.etag.trim_matches('"');
-        if md5.as_deref().is_some_and(|md5| md5 != etag) {
+        let promised_size = promise.multipart.get(path);
+        if promised_size.is_some_and(|size| *size != object.size) {
+            wrong_sizes.push(path.as_str());
+            continue;
+        }
+        // What came in parts has no MD5 of the whole: its ETag is one of the parts' MD5s.
+        let in_parts = etag.contains('-') && (promise.open || promised_size.is_some());
+        if !in_parts && md5.as_deref().is_some_and(|md5| md5 != etag) {
             wrong.push(path.as_str());
             continue;
         }
@@ -299,6 +311,12 @@ fn verify(
         return Err(WriteError::Refused(format!(
             "files have names that an identifier cannot hold: {}",
             name(&names)
+        )));
+    }
+    if !wrong_sizes.is_empty() {
+        return Err(WriteError::Refused(format!(
+            "files do not have the size that was promised: {}",
+            name(&wrong_sizes)
         )));
     }
     if !wrong.is_empty() {

@@ -140,6 +140,11 @@ impl Versions {
             }
             self.store.delete(batch).await?;
         }
+        let ended = |state: &VersionState| state.epoch == epoch && !state.stage.is_published();
+        let state = self.state(project, version).await?;
+        if state.is_some_and(|(state, _)| ended(&state)) {
+            self.store.abort_multiparts(&prefix).await?;
+        }
         self.swap_head(project, |head| head.close(epoch).then_some(()))
             .await?;
         if let Some((state, _)) = self.state(project, version).await?

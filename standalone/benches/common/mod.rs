@@ -4,6 +4,8 @@
 
 use std::path::Path;
 use std::process::Child;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -58,8 +60,11 @@ pub fn gets(address: &str, paths: &[String]) -> Vec<Vec<u8>> {
         .collect()
 }
 
+/// The next request of whoever asks, over all rounds.
+static TURN: AtomicUsize = AtomicUsize::new(0);
+
 /// Sends requests over `connections` kept open, each as soon as the last is answered. They are
-/// taken in turn.
+/// taken in turn, each by one connection.
 pub async fn load(
     address: &str,
     requests: &[Vec<u8>],
@@ -67,22 +72,19 @@ pub async fn load(
     duration: Duration,
 ) -> Load {
     let until = Instant::now() + duration;
-    let clients = (0..connections).map(|client| {
+    let requests: Arc<[Vec<u8>]> = requests.into();
+    let clients = (0..connections).map(|_| {
         let address = address.to_owned();
-        let requests = requests.to_vec();
+        let requests = requests.clone();
         tokio::spawn(async move {
             let mut stream = TcpStream::connect(&address).await.unwrap();
             stream.set_nodelay(true).unwrap();
             let mut buffer = vec![0; 64 * 1024];
             let mut latencies = Vec::new();
-            let mut next = client;
             while Instant::now() < until {
                 let begun = Instant::now();
-                stream
-                    .write_all(&requests[next % requests.len()])
-                    .await
-                    .unwrap();
-                next += 1;
+                let next = TURN.fetch_add(1, Ordering::Relaxed) % requests.len();
+                stream.write_all(&requests[next]).await.unwrap();
                 read_answer(&mut stream, &mut buffer).await;
                 latencies.push(begun.elapsed().as_secs_f64() * 1000.0);
             }

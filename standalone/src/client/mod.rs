@@ -1,8 +1,9 @@
 //! The client: a typed connection to an instance's API (`Api`), and the verbs that people type.
 //!
-//! `upload` has its own file; the others are short. What is printed, and the exit codes, are in
-//! `print`.
+//! `upload` has its own file, and `parts` brings the bytes; the others are short. What is printed,
+//! and the exit codes, are in `print`.
 
+mod parts;
 mod print;
 mod upload;
 

@@ -5,21 +5,21 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures::{StreamExt, TryStreamExt};
 use indicatif::{ProgressBar, ProgressStyle};
 use md5::{Digest, Md5};
-use reqwest::{Method, StatusCode};
+use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{Api, ClientError, ClientResult, Printer, encode, unreachable};
+use super::parts::{self, InParts, Piece};
+use super::{Api, ClientError, ClientResult, Printer, encode};
 
 /// Files on their way at the same time.
 const TRANSFERS: usize = 16;
-const ATTEMPTS: u32 = 4;
 const READ: usize = 256 * 1024;
 
 #[derive(Debug, Clone)]
@@ -46,11 +46,12 @@ impl LocalFile {
     /// Metadata is never linked; data is linked to an equal file of an earlier version.
     fn check(&self) -> Value {
         let md5 = hex::encode(self.md5);
-        if self.name.ends_with(".json") {
-            json!({"filename": self.name, "check": "simple", "value": {"md5sum": md5}})
+        let (check, value) = if self.name.ends_with(".json") {
+            ("simple", json!({"md5sum": md5}))
         } else {
-            json!({"filename": self.name, "check": "md5", "value": {"field": "md5sum", "md5sum": md5}})
-        }
+            ("md5", json!({"field": "md5sum", "md5sum": md5}))
+        };
+        json!({"filename": self.name, "check": check, "value": value, "size": self.size})
     }
 }
 
@@ -91,13 +92,13 @@ pub async fn upload(api: &Api, options: &UploadOptions, printer: &Printer) -> Cl
                     "{}@{}: {} files uploaded, {} linked, {documents} documents indexed, in {seconds:.1} s",
                     options.project,
                     options.version,
-                    upload.urls.len(),
+                    upload.uploads(),
                     upload.links.len(),
                 ),
                 &json!({
                     "project_id": options.project,
                     "version": options.version,
-                    "uploaded": upload.urls.len(),
+                    "uploaded": upload.uploads(),
                     "linked": upload.links.len(),
                     "documents": documents,
                     "seconds": seconds,
@@ -218,6 +219,7 @@ struct Upload<'a> {
     files: HashMap<String, LocalFile>,
     /// File, URL, and whether the URL wants a Content-MD5.
     urls: Vec<(String, String, bool)>,
+    in_parts: Vec<InParts>,
     links: Vec<String>,
     completion_url: String,
     abort_url: String,
@@ -265,6 +267,7 @@ impl<'a> Upload<'a> {
                 .map(|file| (file.name.clone(), file))
                 .collect(),
             urls,
+            in_parts: parts::read(answer)?,
             links,
             completion_url: text("completion_url")?,
             abort_url: text("abort_url")?,
@@ -303,89 +306,76 @@ impl<'a> Upload<'a> {
             .await
     }
 
+    /// How many files are brought.
+    fn uploads(&self) -> usize {
+        self.urls.len() + self.in_parts.len()
+    }
+
+    fn file(&self, name: &str) -> ClientResult<&LocalFile> {
+        self.files.get(name).ok_or_else(|| {
+            ClientError::Local(format!("the server wants '{name}', which is not here"))
+        })
+    }
+
     async fn send_all(&self, printer: &Printer) -> ClientResult<()> {
-        let sizes = self
-            .urls
-            .iter()
-            .filter_map(|(name, ..)| self.files.get(name));
+        let names = self.urls.iter().map(|(name, ..)| name);
+        let names = names.chain(self.in_parts.iter().map(|own| &own.filename));
+        let sizes = names.filter_map(|name| self.files.get(name));
         let total: u64 = sizes.map(|file| file.size).sum();
-        let progress = Arc::new(Transfer::new(total, self.urls.len(), printer));
+        let progress = Arc::new(Transfer::new(total, self.uploads(), printer));
         let transfers = futures::stream::iter(&self.urls).map(|(name, url, signed)| {
             let progress = progress.clone();
             async move {
-                let file = self.files.get(name).ok_or_else(|| {
-                    ClientError::Local(format!("the server wants '{name}', which is not here"))
-                })?;
+                let file = self.file(name)?;
                 self.send(file, url, *signed).await?;
-                progress.done(file.size);
+                progress.moved(file.size);
+                progress.done();
                 Ok(())
             }
         });
-        let sent = transfers
-            .buffer_unordered(TRANSFERS)
-            .try_for_each(|()| async { Ok(()) })
-            .await;
+        let sent = async {
+            transfers
+                .buffer_unordered(TRANSFERS)
+                .try_for_each(|()| async { Ok(()) })
+                .await?;
+            for own in &self.in_parts {
+                let file = self.file(&own.filename)?;
+                own.send(self.api, &file.path, file.size, |bytes| {
+                    progress.moved(bytes);
+                })
+                .await?;
+                progress.done();
+            }
+            Ok(())
+        }
+        .await;
         progress.finish();
         sent
     }
 
-    /// Puts one file where the store said, again after a failure that may pass.
+    /// Puts one file where the store said.
     async fn send(&self, file: &LocalFile, url: &str, signed: bool) -> ClientResult<()> {
-        let mut attempt = 1;
-        loop {
-            match self.send_once(file, url, signed).await {
-                Ok(()) => return Ok(()),
-                Err(error) if attempt < ATTEMPTS && error.exit_code() == 7 => {
-                    tokio::time::sleep(Duration::from_millis(200 << attempt)).await;
-                    attempt += 1;
-                }
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    async fn send_once(&self, file: &LocalFile, url: &str, signed: bool) -> ClientResult<()> {
-        let open = tokio::fs::File::open(&file.path).await.map_err(|error| {
-            ClientError::Local(format!("cannot read '{}': {error}", file.path.display()))
-        })?;
-        let chunks = futures::stream::try_unfold(open, |mut open| async move {
-            let mut chunk = vec![0; READ];
-            let read = tokio::io::AsyncReadExt::read(&mut open, &mut chunk).await?;
-            chunk.truncate(read);
-            Ok::<_, std::io::Error>((read > 0).then_some((chunk, open)))
-        });
         let kind = if file.name.ends_with(".json") {
             "application/json"
         } else {
             "application/octet-stream"
         };
-        let mut request = self
-            .api
-            .client
-            .put(url)
-            .header("content-type", kind)
-            .header("content-length", file.size)
-            .body(reqwest::Body::wrap_stream(chunks));
-        if signed {
-            request = request.header("content-md5", STANDARD.encode(file.md5));
-        }
-        let response = request
-            .send()
-            .await
-            .map_err(|error| unreachable(url, &error))?;
-        let status = response.status();
-        if status.is_success() {
-            return Ok(());
-        }
-        let text = response.text().await.unwrap_or_default();
-        let status = match status.is_server_error() {
-            true => StatusCode::SERVICE_UNAVAILABLE,
-            false => status,
+        let md5 = signed.then(|| STANDARD.encode(file.md5));
+        let piece = Piece {
+            path: &file.path,
+            from: 0,
+            size: file.size,
         };
-        Err(ClientError::Answer {
-            status,
-            reason: format!("the object store refused '{}': {text}", file.name),
-        })
+        piece
+            .put(self.api, url, |request| {
+                let request = request.header("content-type", kind);
+                match &md5 {
+                    Some(md5) => request.header("content-md5", md5),
+                    None => request,
+                }
+            })
+            .await
+            .map(drop)
     }
 }
 
@@ -418,12 +408,17 @@ impl Transfer {
         }
     }
 
-    fn done(&self, size: u64) {
-        let done = self.done.fetch_add(1, Ordering::Relaxed) + 1;
-        let bytes = self.bytes.fetch_add(size, Ordering::Relaxed) + size;
+    fn moved(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
         if let Some(bar) = &self.bar {
-            bar.inc(size);
+            bar.inc(bytes);
         }
+    }
+
+    /// One file more is there.
+    fn done(&self) {
+        let done = self.done.fetch_add(1, Ordering::Relaxed) + 1;
+        let bytes = self.bytes.load(Ordering::Relaxed);
         // Ten lines for any number of files.
         let step = (self.files / 10).max(1);
         if self.lines && (done.is_multiple_of(step) || done == self.files) {

@@ -12,6 +12,8 @@ mod bad_input;
 mod harness;
 #[path = "../suite/history.rs"]
 mod history;
+#[path = "../suite/large.rs"]
+mod large;
 #[path = "../suite/paging.rs"]
 mod paging;
 #[path = "../suite/path.rs"]
@@ -22,6 +24,8 @@ mod permissions;
 mod races;
 #[path = "../suite/real.rs"]
 mod real;
+#[path = "../suite/storages.rs"]
+mod storages;
 #[path = "../suite/tokens.rs"]
 mod tokens;
 

@@ -54,6 +54,7 @@ fn questions() -> Vec<String> {
         "_extra.permissions.owners:ann",
         "title:\"one\"",
         "complete:true",
+        "title:t* AND NOT rows:0",
     ];
     for query in queries {
         let query = encode(query);

@@ -1,6 +1,8 @@
 //! Session credentials: an S3 client of the caller's own, for one version and nothing else.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use artifactdb_core::config::{StorageConfig, StsConfig};
 use artifactdb_core::store::{Credentials, S3Store};
@@ -215,4 +217,89 @@ async fn readers_get_credentials_for_what_they_may_read() {
     let ann = server.token_for("ann", &[]);
     let path = "/projects/S/version/1/credentials";
     assert_eq!(server.call(Method::GET, path, &ann, None).await.0, 200);
+}
+
+/// A service that gives the credentials of a role to what runs beside it, as a cloud does. What it
+/// gives lives for four seconds, so that it is asked again; returns its address and how often it was.
+async fn metadata_service() -> (String, Arc<AtomicUsize>) {
+    let role = services().role.clone().unwrap();
+    let config = aws_sdk_sts::Config::builder()
+        .behavior_version(aws_sdk_sts::config::BehaviorVersion::latest())
+        .region(aws_sdk_sts::config::Region::new("us-east-1"))
+        .endpoint_url(&services().s3)
+        .http_client(aws_smithy_http_client::Builder::new().build_http())
+        .credentials_provider(aws_sdk_sts::config::Credentials::new(
+            &services().access_key,
+            &services().secret_key,
+            None,
+            None,
+            "test",
+        ));
+    let client = aws_sdk_sts::Client::from_conf(config.build());
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    let give = move || {
+        let (client, role, count) = (client.clone(), role.clone(), count.clone());
+        async move {
+            count.fetch_add(1, Ordering::Relaxed);
+            let assumed = client
+                .assume_role()
+                .role_arn(role)
+                .role_session_name("instance")
+                .send();
+            let given = assumed.await.unwrap().credentials.unwrap();
+            let until = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(4);
+            axum::Json(json!({
+                "AccessKeyId": given.access_key_id,
+                "SecretAccessKey": given.secret_access_key,
+                "Token": given.session_token,
+                "Expiration": until.to_string(),
+            }))
+        }
+    };
+    let router = axum::Router::new().route("/credentials", axum::routing::get(give));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/credentials", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    (url, asked)
+}
+
+/// Without keys, the instance has those of its role, and new ones before they end: uploads, signed
+/// URLs and indexing go on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_role_of_the_process_gives_credentials() {
+    let (url, asked) = metadata_service().await;
+    let mut server = Server::configured(Backend::Real, Path::new(QUICKSTART), |_| {}).await;
+    let secrets = server.data.join("secrets/storage");
+    std::fs::remove_dir_all(secrets).unwrap();
+    server.kill();
+
+    let mut alone = server.real().command("artifactdb-api");
+    alone
+        .env("AWS_EC2_METADATA_DISABLED", "true")
+        .env("HOME", "/nonexistent")
+        .args(["--listen", "127.0.0.1:0"]);
+    let output = alone.output().unwrap();
+    assert!(!output.status.success());
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        text.contains("storage 'default' has no credentials"),
+        "{text}"
+    );
+
+    server.set_env("AWS_CONTAINER_CREDENTIALS_FULL_URI", &url);
+    server.restart().await;
+    let public = json!({"read_access": "public"});
+    let started = asked.load(Ordering::Relaxed);
+    let mut version = 0;
+    while asked.load(Ordering::Relaxed) < started + 12 {
+        version += 1;
+        let files = table("a.csv", &format!("a\n{version}\n"), "role", 1);
+        let name = version.to_string();
+        server.upload("P", &name, &files, &public).await;
+        let (status, bytes) = server.download(&format!("P:a.csv@{name}"), "").await;
+        assert_eq!(status, 200);
+        assert_eq!(bytes, files[0].1);
+    }
+    assert_eq!(server.ids("title:role", "").await.len(), version);
 }

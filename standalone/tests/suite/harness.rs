@@ -13,6 +13,7 @@ use artifactdb_core::config::InstanceConfig;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use md5::{Digest, Md5};
+use reqwest::header::HeaderMap;
 use reqwest::{Method, Response, StatusCode};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -50,6 +51,7 @@ pub struct Server {
     backend: Backend,
     resources: PathBuf,
     processes: Vec<Process>,
+    environment: Vec<(OsString, OsString)>,
     /// What the processes of a real instance are started with.
     real: Option<Real>,
     folder: TempDir,
@@ -119,12 +121,10 @@ impl Server {
             backend,
             resources: resources.to_owned(),
             processes: Vec::new(),
+            environment: Vec::new(),
             real: None,
             folder,
-            http: reqwest::Client::builder()
-                .redirect(reqwest::redirect::Policy::none())
-                .build()
-                .unwrap(),
+            http: client(HeaderMap::new()),
         };
         if backend == Backend::Real {
             let services = real::services();
@@ -135,6 +135,16 @@ impl Server {
         }
         server.restart().await;
         server
+    }
+
+    /// Processes that are started from now on have this variable, too.
+    pub fn set_env(&mut self, name: &str, value: &str) {
+        self.environment.push((name.into(), value.into()));
+    }
+
+    /// Every request from now on carries these headers.
+    pub fn with_headers(&mut self, headers: HeaderMap) {
+        self.http = client(headers);
     }
 
     /// Whether this instance may differ so.
@@ -233,6 +243,7 @@ impl Server {
             .unwrap();
         Command::new(program)
             .args(arguments)
+            .envs(self.environment.iter().cloned())
             .envs(variables.iter().cloned())
             .stdout(Stdio::null())
             .stderr(log)
@@ -538,6 +549,14 @@ impl Drop for Server {
             real.clean();
         }
     }
+}
+
+fn client(headers: HeaderMap) -> reqwest::Client {
+    reqwest::Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        .default_headers(headers)
+        .build()
+        .unwrap()
 }
 
 /// A port that nobody listens on now.

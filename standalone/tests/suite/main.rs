@@ -10,6 +10,7 @@ mod harness;
 mod history;
 mod interleavings;
 mod kills;
+mod large;
 mod layout;
 mod paging;
 mod path;
@@ -17,6 +18,7 @@ mod permissions;
 mod races;
 mod real;
 mod s3;
+mod storages;
 mod tokens;
 
 const BACKEND: harness::Backend = harness::Backend::Embedded;

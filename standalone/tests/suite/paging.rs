@@ -312,3 +312,55 @@ spec:
         assert_eq!(server.ids(query, "").await.len(), wanted, "{query}");
     }
 }
+
+/// Engines may remember what they answered; what changes is seen by the next search all the same.
+#[tokio::test]
+async fn a_search_that_is_asked_again_sees_every_change() {
+    let server = Server::start().await;
+    let public = json!({"owners": ["ann"], "read_access": "public"});
+    let path = "/search?q=title:again&sort=_extra.id";
+    for version in ["1", "2", "3"] {
+        let files = table("a.csv", &format!("a\n{version}\n"), "again", 1);
+        server.upload("P", version, &files, &public).await;
+        let mut seen = Vec::new();
+        for _ in 0..4 {
+            let (status, page) = server.anonymous(path).await;
+            assert_eq!(status, 200, "{page}");
+            seen.push(page);
+        }
+        assert!(seen.iter().all(|page| *page == seen[0]));
+        assert_eq!(seen[0]["total"].to_string(), version);
+        assert_eq!(
+            seen[0]["results"].as_array().unwrap().len().to_string(),
+            version
+        );
+    }
+    // The documents stay the same ones; what they say of their permissions does not.
+    for viewer in ["ben", "cid"] {
+        let body = json!({"scope": "project", "owners": ["ann"], "viewers": [viewer], "read_access": "public"});
+        let path_of = "/projects/P/permissions";
+        let (status, changed) = server
+            .call(Method::PUT, path_of, &server.token, Some(body))
+            .await;
+        assert!(status.is_success(), "{changed}");
+        server.wait(&changed).await;
+        for _ in 0..4 {
+            let (_, page) = server.anonymous(path).await;
+            for hit in page["results"].as_array().unwrap() {
+                assert_eq!(hit["_extra"]["permissions"]["viewers"], json!([viewer]));
+            }
+        }
+    }
+    let body =
+        json!({"scope": "project", "owners": ["ann"], "viewers": [], "read_access": "viewers"});
+    let (_, changed) = server
+        .call(
+            Method::PUT,
+            "/projects/P/permissions",
+            &server.token,
+            Some(body),
+        )
+        .await;
+    server.wait(&changed).await;
+    assert_eq!(server.anonymous(path).await.1["total"], 0);
+}

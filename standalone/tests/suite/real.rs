@@ -90,15 +90,24 @@ impl Real {
         let set = artifactdb_crds::read::read(&[resources.to_owned()]).unwrap();
         let mut config = artifactdb_crds::resolve::resolve(&set).unwrap().config;
         config.name = format!("t{:012x}", rand_48());
-        config.storage = vec![StorageConfig {
-            alias: "default".to_owned(),
-            bucket: config.name.clone(),
+        let storage = |alias: &str, bucket: String| StorageConfig {
+            alias: alias.to_owned(),
+            bucket,
             endpoint: Some(services.s3.clone()),
             region: "us-east-1".to_owned(),
             path_style: true,
             version_pinning: None,
             sts: None,
-        }];
+        };
+        config.storage = match config.storage.is_empty() {
+            true => vec![storage("default", config.name.clone())],
+            false => {
+                let declared = config.storage.iter().map(|own| &own.alias);
+                declared
+                    .map(|alias| storage(alias, format!("{}-{alias}", config.name)))
+                    .collect()
+            }
+        };
         config.elasticsearch = Some(ElasticsearchConfig {
             urls: vec![services.es.clone()],
             shards: 1,
@@ -121,24 +130,29 @@ impl Real {
         };
         write("static-keys/own.json", jwk.to_string().as_bytes());
         write("signing/key", &own.signing_key());
-        write("storage/default/accessKey", services.access_key.as_bytes());
-        write("storage/default/secretKey", services.secret_key.as_bytes());
+        for own in &config.storage {
+            let file = |name: &str| format!("storage/{}/{name}", own.alias);
+            write(&file("accessKey"), services.access_key.as_bytes());
+            write(&file("secretKey"), services.secret_key.as_bytes());
+        }
         let real = Self::connect(services, data, config);
         real.write_config(&real.config);
-        let bucket = &real.config.storage[0].bucket;
         let client = real.store.client();
-        client.create_bucket().bucket(bucket).send().await.unwrap();
-        client
-            .put_bucket_versioning()
-            .bucket(bucket)
-            .versioning_configuration(
-                aws_sdk_s3::types::VersioningConfiguration::builder()
-                    .status(aws_sdk_s3::types::BucketVersioningStatus::Enabled)
-                    .build(),
-            )
-            .send()
-            .await
-            .unwrap();
+        for own in &real.config.storage {
+            let bucket = &own.bucket;
+            client.create_bucket().bucket(bucket).send().await.unwrap();
+            client
+                .put_bucket_versioning()
+                .bucket(bucket)
+                .versioning_configuration(
+                    aws_sdk_s3::types::VersioningConfiguration::builder()
+                        .status(aws_sdk_s3::types::BucketVersioningStatus::Enabled)
+                        .build(),
+                )
+                .send()
+                .await
+                .unwrap();
+        }
         real
     }
 
@@ -213,6 +227,17 @@ impl Real {
         request.send().await.unwrap().json().await.unwrap()
     }
 
+    /// The instance's engines, one for each storage.
+    pub fn engines(&self) -> Vec<Elasticsearch> {
+        let secrets = SecretFiles::new(self.folder.join("secrets"));
+        let all = self.config.by_storage().unwrap();
+        let engine = |mut config: InstanceConfig| {
+            config.elasticsearch.as_mut().unwrap().urls = vec![self.services.es.clone()];
+            connect::engine(&config, &secrets).unwrap()
+        };
+        all.into_iter().map(engine).collect()
+    }
+
     /// Deletes the indices; the bucket and the keys in Redis go with their servers.
     pub fn clean(self) {
         let cleaned = std::thread::spawn(move || {
@@ -221,7 +246,9 @@ impl Real {
                 .build()
                 .unwrap();
             runtime.block_on(async {
-                let _ = self.engine.delete_all().await;
+                for engine in self.engines() {
+                    let _ = engine.delete_all().await;
+                }
             });
         });
         let _ = cleaned.join();

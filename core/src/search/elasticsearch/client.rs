@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use elasticsearch::auth::Credentials;
 use elasticsearch::cert::{Certificate, CertificateValidation};
-use elasticsearch::http::headers::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use elasticsearch::http::headers::{ACCEPT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue};
 use elasticsearch::http::transport::{MultiNodeConnectionPool, Transport, TransportBuilder};
 use elasticsearch::http::{Method, StatusCode, Url};
 use serde_json::Value;
@@ -172,6 +172,8 @@ impl Client {
         loop {
             let mut headers = HeaderMap::new();
             headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+            // A compressed answer costs the engine more than it saves between neighbours.
+            headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
             let sent = self
                 .transport
                 .send(method, path, headers, Some(query), body.clone(), timeout)

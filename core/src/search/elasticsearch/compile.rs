@@ -40,6 +40,9 @@ pub(super) fn selects(query: &Query) -> bool {
 const TERMS_MAX: usize = 65_536;
 
 fn terms(field: &str, values: &[String]) -> Value {
+    if let [value] = values {
+        return json!({"term": {field: value}});
+    }
     if values.len() <= TERMS_MAX {
         return json!({"terms": {field: values}});
     }

@@ -1,14 +1,16 @@
 //! The search door on Elasticsearch 8 and, as far as the same calls go, OpenSearch 2.
 //!
-//! `client` sends requests, `compile` makes queries, `bulk` writes, `page` answers searches, `index`
-//! holds the template and the numbered indices behind the alias. No painless, no `_reindex` and no
-//! `_update_by_query`: S3 is the truth, and whole documents are written again with a version.
+//! `client` sends requests, `compile` makes queries, `bulk` writes, `page` answers searches with what
+//! is `remembered` of them, `index` holds the template and the numbered indices behind the alias. No
+//! painless, no `_reindex` and no `_update_by_query`: S3 is the truth, and whole documents are
+//! written again with a version.
 
 mod bulk;
 mod client;
 mod compile;
 mod index;
 mod page;
+mod remembered;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -31,6 +33,7 @@ use crate::mapping::{Found as Mapped, Mapping, Scalar};
 use crate::query::Query;
 use crate::state::Epoch;
 use client::Client;
+use remembered::Remembered;
 
 pub use client::{EngineCredentials, EngineSetupError};
 pub use index::{Found, Standing};
@@ -71,6 +74,7 @@ pub struct Elasticsearch {
     targets: Mutex<Option<(Instant, bool)>>,
     /// OpenSearch has another path for a point in time.
     opensearch: AtomicBool,
+    remembered: Remembered,
 }
 
 impl Elasticsearch {
@@ -93,6 +97,7 @@ impl Elasticsearch {
             only: None,
             targets: Mutex::new(None),
             opensearch: AtomicBool::new(false),
+            remembered: Remembered::new(),
         })
     }
 
@@ -107,6 +112,7 @@ impl Elasticsearch {
             only: Some(index.to_owned()),
             targets: Mutex::new(None),
             opensearch: AtomicBool::new(self.opensearch.load(Ordering::Relaxed)),
+            remembered: Remembered::new(),
         }
     }
 

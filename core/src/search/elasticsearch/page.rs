@@ -3,7 +3,8 @@
 //! A first page is one plain request: most callers ask for no second. The pages after it read a point
 //! in time, which is opened when the second is asked for. What the first page showed is left out of
 //! them by the cursor, which names it in hashes: whatever was written in between, and however
-//! relevance shifted by it, a document that is there all the time is answered exactly once.
+//! relevance shifted by it, a document that is there all the time is answered exactly once. First
+//! pages that are asked for again are compared with what is `remembered` of them.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
@@ -22,6 +23,7 @@ use sha2::{Digest, Sha256};
 
 use super::client::RequestError;
 use super::compile::compile;
+use super::remembered::{KnownPage, Memory, Place};
 use super::{Elasticsearch, answered, engine_id};
 use crate::mapping::Scalar;
 use crate::query::Query;
@@ -35,9 +37,8 @@ const NOT_OPENED: &str = "";
 const BUCKETS: usize = 1000;
 
 #[derive(Deserialize)]
-struct Answer<'a> {
-    #[serde(borrow)]
-    hits: Hits<'a>,
+struct Answer<H> {
+    hits: Hits<H>,
     #[serde(default)]
     pit_id: Option<String>,
     #[serde(default)]
@@ -52,11 +53,11 @@ struct Shards {
 }
 
 #[derive(Deserialize)]
-struct Hits<'a> {
+struct Hits<H> {
     #[serde(default)]
     total: Option<Total>,
-    #[serde(borrow, default)]
-    hits: Vec<Hit<'a>>,
+    #[serde(default = "Vec::new")]
+    hits: Vec<H>,
 }
 
 #[derive(Deserialize)]
@@ -74,9 +75,23 @@ struct Hit<'a> {
     _source: &'a RawValue,
     #[serde(default)]
     sort: Vec<Value>,
+    #[serde(default)]
+    _seq_no: i64,
+    #[serde(default)]
+    _primary_term: i64,
 }
 
 impl Hit<'_> {
+    fn place(&self) -> Place<'static> {
+        Place {
+            index: self._index.clone(),
+            id: self._id.clone(),
+            sequence: self._seq_no,
+            term: self._primary_term,
+        }
+        .owned()
+    }
+
     fn document(self) -> Arc<Document> {
         let id = self._id.into_owned();
         Arc::new(answered(id, &self._index, self._source.get()))
@@ -84,7 +99,7 @@ impl Hit<'_> {
 }
 
 /// Where a page begins.
-struct Place {
+struct Start {
     snapshot: String,
     /// The sort values of the last hit that was read in the snapshot.
     after: Option<Vec<Value>>,
@@ -92,7 +107,7 @@ struct Place {
     shown: Vec<u64>,
 }
 
-impl Place {
+impl Start {
     fn print(self) -> Cursor {
         let shown: Vec<u8> = self
             .shown
@@ -190,7 +205,7 @@ impl Elasticsearch {
         match request.cursor {
             // What is highest is to be the same on every page.
             None if request.latest => {
-                let place = Place {
+                let place = Start {
                     snapshot: self.open_snapshot().await?,
                     after: None,
                     shown: Vec::new(),
@@ -199,7 +214,7 @@ impl Elasticsearch {
             }
             None => self.first_page(&request, sort).await,
             Some(ref cursor) => {
-                let mut place = Place::parse(cursor).ok_or(SearchError::Expired)?;
+                let mut place = Start::parse(cursor).ok_or(SearchError::Expired)?;
                 if place.snapshot == NOT_OPENED {
                     place.snapshot = self.open_snapshot().await?;
                 }
@@ -221,32 +236,55 @@ impl Elasticsearch {
         if !sort.is_empty() {
             body["sort"] = Value::Array(sort);
         }
-        let bytes = self.send_search(body, None).await?;
-        let answer: Answer = serde_json::from_slice(&bytes).map_err(unreadable)?;
-        complete(answer.timed_out, answer.shards.failed)?;
-        let total = answer.hits.total.map_or(0, |total| total.value);
-        let hits = answer.hits.hits;
-        let more = hits.len() == request.size && total > hits.len() as u64 && request.size > 0;
-        let next = more.then(|| {
-            Place {
-                snapshot: NOT_OPENED.to_owned(),
-                after: None,
-                shown: hits.iter().map(|hit| fingerprint(&hit._id)).collect(),
+        let key = body.to_string();
+        let memory = self.remembered.get(&key);
+        if memory.is_some() {
+            body["seq_no_primary_term"] = json!(true);
+        }
+        if let Some(Memory::Known(known)) = &memory {
+            body["_source"] = json!(false);
+            let bytes = self.send_search(body.clone(), None).await?;
+            let answer: Answer<Place> = serde_json::from_slice(&bytes).map_err(unreadable)?;
+            complete(answer.timed_out, answer.shards.failed)?;
+            let hits = answer.hits;
+            if hits.hits == known.places {
+                let ids = known.places.iter().map(|place| &*place.id);
+                return Ok(first_of(request, hits.total, ids, known.documents.clone()));
             }
-            .print()
-        });
-        Ok(Page {
-            hits: hits.into_iter().map(Hit::document).collect(),
-            total,
-            next,
-        })
+            body["_source"] = json!(true);
+        }
+        let bytes = self.send_search(body, None).await?;
+        let answer: Answer<Hit> = serde_json::from_slice(&bytes).map_err(unreadable)?;
+        complete(answer.timed_out, answer.shards.failed)?;
+        let (total, hits) = (answer.hits.total, answer.hits.hits);
+        let Some(_) = memory else {
+            self.remembered.saw(key);
+            let ids: Vec<Cow<str>> = hits.iter().map(|hit| hit._id.clone()).collect();
+            let documents = hits.into_iter().map(Hit::document).collect();
+            return Ok(first_of(
+                request,
+                total,
+                ids.iter().map(|id| &**id),
+                documents,
+            ));
+        };
+        let places = hits.iter().map(Hit::place).collect();
+        let documents: Vec<_> = hits.into_iter().map(Hit::document).collect();
+        let known = KnownPage {
+            places,
+            documents: documents.clone(),
+        };
+        let ids = known.places.iter().map(|place| &*place.id);
+        let page = first_of(request, total, ids, documents);
+        self.remembered.know(key, known);
+        Ok(page)
     }
 
     async fn snapshot_page(
         &self,
         request: &SearchRequest,
         mut sort: Vec<Value>,
-        mut place: Place,
+        mut place: Start,
     ) -> Result<Page, SearchError> {
         let mut query = compile(&request.query, &self.mapping);
         if request.latest {
@@ -282,7 +320,7 @@ impl Elasticsearch {
                 body["search_after"] = json!(after);
             }
             let bytes = self.send_search(body, Some(&place.snapshot)).await?;
-            let answer: Answer = serde_json::from_slice(&bytes).map_err(unreadable)?;
+            let answer: Answer<Hit> = serde_json::from_slice(&bytes).map_err(unreadable)?;
             complete(answer.timed_out, answer.shards.failed)?;
             if let Some(id) = answer.pit_id {
                 place.snapshot = id;
@@ -322,11 +360,14 @@ impl Elasticsearch {
         mut body: Value,
         snapshot: Option<&str>,
     ) -> Result<Bytes, SearchError> {
-        let path = match snapshot {
-            None => format!("/{}/_search", self.target()),
+        // What the live index answered before is remembered by the engine until a refresh shows
+        // anything new. A point in time has one reader.
+        let remembered: &[(&str, &str)] = &[("request_cache", "true")];
+        let (path, parameters) = match snapshot {
+            None => (format!("/{}/_search", self.target()), remembered),
             Some(id) => {
                 body["pit"] = json!({"id": id, "keep_alive": KEEP_ALIVE});
-                "/_search".to_owned()
+                ("/_search".to_owned(), &[][..])
             }
         };
         let sent = self
@@ -334,7 +375,7 @@ impl Elasticsearch {
             .send(
                 Method::Post,
                 &path,
-                &[],
+                parameters,
                 Some(body.to_string().into()),
                 None,
             )
@@ -543,6 +584,26 @@ fn point_in_time(id: &Value) -> Result<String, SearchError> {
             "the engine gave no point in time".to_owned(),
         )),
     }
+}
+
+/// A first page: a cursor for the next names what this one showed.
+fn first_of<'a>(
+    request: &SearchRequest,
+    total: Option<Total>,
+    ids: impl ExactSizeIterator<Item = &'a str>,
+    hits: Vec<Arc<Document>>,
+) -> Page {
+    let total = total.map_or(0, |total| total.value);
+    let more = ids.len() == request.size && total > ids.len() as u64 && request.size > 0;
+    let next = more.then(|| {
+        Start {
+            snapshot: NOT_OPENED.to_owned(),
+            after: None,
+            shown: ids.map(fingerprint).collect(),
+        }
+        .print()
+    });
+    Page { hits, total, next }
 }
 
 /// Refuses an answer that shards are missing from: hits would be left out without a word.
