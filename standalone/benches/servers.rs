@@ -297,13 +297,40 @@ async fn metadata(server: &Server, rows: &mut Vec<Row>) {
 }
 
 /// From the completions of 20 versions to their last document, against what the object store and
-/// the engine allow one after the other.
+/// the engine allow one after the other: the best of some rounds of each.
 async fn indexing(server: &Server, rows: &mut Vec<Row>) {
+    let (mut ours, mut gets, mut bulk) = (0.0_f64, 0.0_f64, 0.0_f64);
+    for round in 0..ROUNDS {
+        // The searches that follow are among the documents of one round.
+        let project = ["B", "C", "D"][round % 3];
+        ours = ours.max(index_versions(server, project).await);
+        gets = gets.max(raw_gets(server, project).await);
+        bulk = bulk.max(raw_bulk(server).await);
+        if round > 0 {
+            forget(server, project).await;
+        }
+    }
+    let allowed = 1.0 / (1.0 / gets + 1.0 / bulk);
+    let ratio = ours / allowed;
+    rows.push(Row {
+        name: "indexing, 20 versions of 500 documents".to_owned(),
+        ours: format!("{ours:.0} documents/s"),
+        baseline: format!(
+            "{gets:.0} GETs/s and {bulk:.0} documents/s allow {allowed:.0}; Python: 32"
+        ),
+        result: format!("{ratio:.2}"),
+        target: ">= 0.8".to_owned(),
+        met: ratio >= 0.8,
+    });
+}
+
+const DOCUMENTS: f64 = (VERSIONS * EACH) as f64;
+
+async fn index_versions(server: &Server, project: &str) -> f64 {
     let mut begun = Vec::new();
     for version in 0..VERSIONS {
-        begun.push(bring(server, &format!("B{version}"), version, EACH).await);
+        begun.push(bring(server, &format!("{project}{version}"), version, EACH).await);
     }
-    let total = (VERSIONS * EACH) as f64;
     let public = json!({"read_access": "public"});
     let started = Instant::now();
     let jobs = begun.iter().map(|begun| async {
@@ -316,21 +343,25 @@ async fn indexing(server: &Server, rows: &mut Vec<Row>) {
         }
     });
     futures::future::join_all(jobs).await;
-    let ours = total / started.elapsed().as_secs_f64();
+    DOCUMENTS / started.elapsed().as_secs_f64()
+}
 
+async fn raw_gets(server: &Server, project: &str) -> f64 {
     let store = &server.real().store;
     let started = Instant::now();
     let reads = (0..VERSIONS * EACH).map(|number| async move {
         let version = number / EACH;
-        let key = format!("B{version}/{version}/d{}.json", number % EACH);
+        let key = format!("{project}{version}/{version}/d{}.json", number % EACH);
         store.get(&key, None).await.unwrap().unwrap()
     });
     futures::stream::iter(reads)
         .buffer_unordered(READS)
         .collect::<Vec<_>>()
         .await;
-    let gets = total / started.elapsed().as_secs_f64();
+    DOCUMENTS / started.elapsed().as_secs_f64()
+}
 
+async fn raw_bulk(server: &Server) -> f64 {
     let real = server.real();
     let index = format!("raw-{}", real.config.name);
     let live = real.engine.live().await.unwrap().unwrap();
@@ -389,21 +420,33 @@ async fn indexing(server: &Server, rows: &mut Vec<Row>) {
         .await;
     real.raw_engine(Method::POST, &format!("/{index}/_refresh"), &Value::Null)
         .await;
-    let bulk = total / started.elapsed().as_secs_f64();
+    let rate = DOCUMENTS / started.elapsed().as_secs_f64();
     real.raw_engine(Method::DELETE, &format!("/{index}"), &Value::Null)
         .await;
-    let allowed = 1.0 / (1.0 / gets + 1.0 / bulk);
-    let ratio = ours / allowed;
-    rows.push(Row {
-        name: "indexing, 20 versions of 500 documents".to_owned(),
-        ours: format!("{ours:.0} documents/s"),
-        baseline: format!(
-            "{gets:.0} GETs/s and {bulk:.0} documents/s allow {allowed:.0}; Python: 32"
-        ),
-        result: format!("{ratio:.2}"),
-        target: ">= 0.8".to_owned(),
-        met: ratio >= 0.8,
-    });
+    rate
+}
+
+/// Takes the documents of a round out of the index.
+async fn forget(server: &Server, project: &str) {
+    let alias = server.real().engine.alias();
+    let mut body = String::new();
+    for number in 0..VERSIONS * EACH {
+        let version = number / EACH;
+        let id = format!("{project}{version}:d{}.json@{version}", number % EACH);
+        body.push_str(&json!({"delete": {"_index": alias, "_id": id}}).to_string());
+        body.push('\n');
+    }
+    let url = format!("{}/_bulk?refresh=true", real::services().es);
+    let sent = server
+        .http
+        .post(&url)
+        .header("content-type", "application/x-ndjson")
+        .body(body)
+        .send()
+        .await
+        .unwrap();
+    let answer: Value = sent.json().await.unwrap();
+    assert_eq!(answer["errors"], false, "{answer}");
 }
 
 async fn leases(server: &Server, rows: &mut Vec<Row>) {

@@ -29,6 +29,7 @@ mod storages;
 #[path = "../suite/tokens.rs"]
 mod tokens;
 
+mod cluster;
 mod doors;
 mod faults;
 mod proxy;

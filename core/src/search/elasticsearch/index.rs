@@ -5,6 +5,8 @@
 //! indices; `<base>_building` names the one that is being filled. Names of Kubernetes objects hold
 //! no underscore, so one instance's pattern never matches another's index.
 
+use std::sync::atomic::Ordering;
+
 use elasticsearch::http::Method;
 use serde_json::{Value, json};
 
@@ -87,14 +89,29 @@ impl Elasticsearch {
 
     /// Writes the index template: what a new index of the instance is made from.
     pub async fn put_template(&self) -> Result<(), SearchError> {
-        let body = json!({
+        let mut body = json!({
             "index_patterns": [self.pattern()],
             "priority": 500,
-            "allow_auto_create": false,
             "template": {"settings": {"index": self.settings()}, "mappings": self.mappings()},
             "_meta": {"owner": OWNER, "instance": self.instance},
         });
         let path = format!("/_index_template/{}", self.base);
+        if !self.opensearch.load(Ordering::Relaxed) {
+            body["allow_auto_create"] = json!(false);
+            match self.client.json(Method::Put, &path, &[], Some(&body)).await {
+                Ok(_) => return Ok(()),
+                // OpenSearch has no such field. Our writes require an alias all the same.
+                Err(error)
+                    if error.status() == 400 && error.to_string().contains("allow_auto_create") =>
+                {
+                    self.opensearch.store(true, Ordering::Relaxed);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if let Some(body) = body.as_object_mut() {
+            body.remove("allow_auto_create");
+        }
         self.client
             .json(Method::Put, &path, &[], Some(&body))
             .await?;

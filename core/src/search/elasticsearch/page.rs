@@ -47,9 +47,27 @@ struct Answer<H> {
     shards: Shards,
 }
 
+impl<H> Answer<H> {
+    fn complete(&self) -> Result<(), SearchError> {
+        complete(self.timed_out, self.shards.failed)
+    }
+}
+
 #[derive(Deserialize)]
 struct Shards {
+    total: u64,
     failed: u64,
+}
+
+/// What a search looks at.
+#[derive(Clone, Copy)]
+enum Target<'a> {
+    Live,
+    /// The live index, with a search that was asked before: the engine remembers what it answers
+    /// until a refresh shows anything new.
+    LiveAgain,
+    /// A point in time; it has one reader.
+    Snapshot(&'a str),
 }
 
 #[derive(Deserialize)]
@@ -84,12 +102,11 @@ struct Hit<'a> {
 impl Hit<'_> {
     fn place(&self) -> Place<'static> {
         Place {
-            index: self._index.clone(),
-            id: self._id.clone(),
+            index: Cow::Owned(self._index.clone().into_owned()),
+            id: Some(Cow::Owned(self._id.clone().into_owned())),
             sequence: self._seq_no,
             term: self._primary_term,
         }
-        .owned()
     }
 
     fn document(self) -> Arc<Document> {
@@ -201,6 +218,19 @@ impl Elasticsearch {
     }
 
     pub(super) async fn search_page(&self, request: SearchRequest) -> Result<Page, SearchError> {
+        match self.page(&request).await {
+            // The cursor is another process's, and this one did not know the engine yet.
+            Err(SearchError::Invalid(text))
+                if text.contains("[_shard_doc]")
+                    && !self.opensearch.swap(true, Ordering::Relaxed) =>
+            {
+                self.page(&request).await
+            }
+            answered => answered,
+        }
+    }
+
+    async fn page(&self, request: &SearchRequest) -> Result<Page, SearchError> {
         let sort = self.sort(&request.sort)?;
         match request.cursor {
             // What is highest is to be the same on every page.
@@ -210,15 +240,15 @@ impl Elasticsearch {
                     after: None,
                     shown: Vec::new(),
                 };
-                self.snapshot_page(&request, sort, place).await
+                self.snapshot_page(request, sort, place).await
             }
-            None => self.first_page(&request, sort).await,
+            None => self.first_page(request, sort).await,
             Some(ref cursor) => {
                 let mut place = Start::parse(cursor).ok_or(SearchError::Expired)?;
                 if place.snapshot == NOT_OPENED {
                     place.snapshot = self.open_snapshot().await?;
                 }
-                self.snapshot_page(&request, sort, place).await
+                self.snapshot_page(request, sort, place).await
             }
         }
     }
@@ -238,46 +268,46 @@ impl Elasticsearch {
         }
         let key = body.to_string();
         let memory = self.remembered.get(&key);
-        if memory.is_some() {
-            body["seq_no_primary_term"] = json!(true);
-        }
-        if let Some(Memory::Known(known)) = &memory {
-            body["_source"] = json!(false);
-            let bytes = self.send_search(body.clone(), None).await?;
-            let answer: Answer<Place> = serde_json::from_slice(&bytes).map_err(unreadable)?;
-            complete(answer.timed_out, answer.shards.failed)?;
-            let hits = answer.hits;
-            if hits.hits == known.places {
-                let ids = known.places.iter().map(|place| &*place.id);
-                return Ok(first_of(request, hits.total, ids, known.documents.clone()));
-            }
-            body["_source"] = json!(true);
-        }
-        let bytes = self.send_search(body, None).await?;
-        let answer: Answer<Hit> = serde_json::from_slice(&bytes).map_err(unreadable)?;
-        complete(answer.timed_out, answer.shards.failed)?;
-        let (total, hits) = (answer.hits.total, answer.hits.hits);
-        let Some(_) = memory else {
+        let Some(memory) = memory else {
+            // Most searches are never asked again: for those, remembering would be in vain.
+            let bytes = self.send_search(body, Target::Live).await?;
             self.remembered.saw(key);
-            let ids: Vec<Cow<str>> = hits.iter().map(|hit| hit._id.clone()).collect();
+            let answer: Answer<Hit> = serde_json::from_slice(&bytes).map_err(unreadable)?;
+            answer.complete()?;
+            let (total, hits) = (answer.hits.total, answer.hits.hits);
+            let ids = hits.iter().map(|hit| &*hit._id);
+            let next = next_of(request, &total, ids);
             let documents = hits.into_iter().map(Hit::document).collect();
-            return Ok(first_of(
-                request,
-                total,
-                ids.iter().map(|id| &**id),
-                documents,
-            ));
+            return Ok(page_of(documents, total, next));
         };
+        body["seq_no_primary_term"] = json!(true);
+        if let Memory::Known(known) = &memory {
+            let mut asked = body.clone();
+            known.ask(&mut asked);
+            let bytes = self.send_search(asked, Target::LiveAgain).await?;
+            let answer: Answer<Place> = serde_json::from_slice(&bytes).map_err(unreadable)?;
+            answer.complete()?;
+            if known.holds(&answer.hits.hits, answer.shards.total) {
+                let total = answer.hits.total;
+                let next = next_of(request, &total, known.ids());
+                return Ok(page_of(known.documents.clone(), total, next));
+            }
+        }
+        let bytes = self.send_search(body, Target::LiveAgain).await?;
+        let answer: Answer<Hit> = serde_json::from_slice(&bytes).map_err(unreadable)?;
+        answer.complete()?;
+        let one_shard = answer.shards.total == 1;
+        let (total, hits) = (answer.hits.total, answer.hits.hits);
         let places = hits.iter().map(Hit::place).collect();
         let documents: Vec<_> = hits.into_iter().map(Hit::document).collect();
         let known = KnownPage {
             places,
             documents: documents.clone(),
+            one_shard,
         };
-        let ids = known.places.iter().map(|place| &*place.id);
-        let page = first_of(request, total, ids, documents);
+        let next = next_of(request, &total, known.ids());
         self.remembered.know(key, known);
-        Ok(page)
+        Ok(page_of(documents, total, next))
     }
 
     async fn snapshot_page(
@@ -288,7 +318,7 @@ impl Elasticsearch {
     ) -> Result<Page, SearchError> {
         let mut query = compile(&request.query, &self.mapping);
         if request.latest {
-            let latest = self.latest_filter(&query, Some(&place.snapshot)).await?;
+            let latest = self.latest_filter(&query, &place.snapshot).await?;
             let Some(filter) = latest else {
                 self.close_snapshot(&place.snapshot).await;
                 return Ok(Page {
@@ -302,7 +332,11 @@ impl Elasticsearch {
         if sort.is_empty() {
             sort.push(json!({"_score": "desc"}));
         }
-        sort.push(json!({"_shard_doc": "asc"}));
+        // OpenSearch has no order of its own behind ours; identifiers are one.
+        sort.push(match self.opensearch.load(Ordering::Relaxed) {
+            false => json!({"_shard_doc": "asc"}),
+            true => json!({"_extra.id": "asc"}),
+        });
         let shown: HashSet<u64> = place.shown.iter().copied().collect();
         let mut found: Vec<(Arc<Document>, Vec<Value>)> = Vec::new();
         loop {
@@ -319,9 +353,11 @@ impl Elasticsearch {
             if let Some(after) = &place.after {
                 body["search_after"] = json!(after);
             }
-            let bytes = self.send_search(body, Some(&place.snapshot)).await?;
+            let bytes = self
+                .send_search(body, Target::Snapshot(&place.snapshot))
+                .await?;
             let answer: Answer<Hit> = serde_json::from_slice(&bytes).map_err(unreadable)?;
-            complete(answer.timed_out, answer.shards.failed)?;
+            answer.complete()?;
             if let Some(id) = answer.pit_id {
                 place.snapshot = id;
             }
@@ -354,20 +390,16 @@ impl Elasticsearch {
         }
     }
 
-    /// Sends a search to the live index, or to a point in time.
-    async fn send_search(
-        &self,
-        mut body: Value,
-        snapshot: Option<&str>,
-    ) -> Result<Bytes, SearchError> {
-        // What the live index answered before is remembered by the engine until a refresh shows
-        // anything new. A point in time has one reader.
-        let remembered: &[(&str, &str)] = &[("request_cache", "true")];
-        let (path, parameters) = match snapshot {
-            None => (format!("/{}/_search", self.target()), remembered),
-            Some(id) => {
+    async fn send_search(&self, mut body: Value, target: Target<'_>) -> Result<Bytes, SearchError> {
+        let (path, parameters): (_, &[(&str, &str)]) = match target {
+            Target::Live => (format!("/{}/_search", self.target()), &[]),
+            Target::LiveAgain => (
+                format!("/{}/_search", self.target()),
+                &[("request_cache", "true")],
+            ),
+            Target::Snapshot(id) => {
                 body["pit"] = json!({"id": id, "keep_alive": KEEP_ALIVE});
-                ("/_search".to_owned(), &[][..])
+                ("/_search".to_owned(), &[])
             }
         };
         let sent = self
@@ -384,7 +416,7 @@ impl Elasticsearch {
             Ok(bytes) => Ok(bytes),
             // An id that no node knows, in any of the ways in which that is told.
             Err(RequestError::Refused(refusal))
-                if snapshot.is_some()
+                if matches!(target, Target::Snapshot(_))
                     && (refusal.status == 404
                         || refusal.reason.contains("point in time")
                         || refusal.reason.contains("invalid id")) =>
@@ -429,7 +461,7 @@ impl Elasticsearch {
     async fn latest_filter(
         &self,
         query: &Value,
-        snapshot: Option<&str>,
+        snapshot: &str,
     ) -> Result<Option<Value>, SearchError> {
         let mut by_revision: BTreeMap<u64, Vec<String>> = BTreeMap::new();
         let mut after = None;
@@ -447,7 +479,7 @@ impl Elasticsearch {
                     "highest": {"max": {"field": "_extra.numerical_revision"}},
                 }}},
             });
-            let bytes = self.send_search(body, snapshot).await?;
+            let bytes = self.send_search(body, Target::Snapshot(snapshot)).await?;
             let mut answer: Value = serde_json::from_slice(&bytes).map_err(unreadable)?;
             whole(&answer)?;
             let aggregation = answer["aggregations"]["projects"].take();
@@ -491,7 +523,7 @@ impl Elasticsearch {
             "query": compile(query, &self.mapping), "size": 0, "track_total_hits": false,
             "aggs": {"answer": aggregation},
         });
-        let bytes = self.send_search(body, None).await?;
+        let bytes = self.send_search(body, Target::Live).await?;
         let mut answer: Value = serde_json::from_slice(&bytes).map_err(unreadable)?;
         whole(&answer)?;
         Ok(answer["aggregations"]["answer"].take())
@@ -586,23 +618,27 @@ fn point_in_time(id: &Value) -> Result<String, SearchError> {
     }
 }
 
-/// A first page: a cursor for the next names what this one showed.
-fn first_of<'a>(
+/// The cursor behind a first page names what the page showed.
+fn next_of<'a>(
     request: &SearchRequest,
-    total: Option<Total>,
+    total: &Option<Total>,
     ids: impl ExactSizeIterator<Item = &'a str>,
-    hits: Vec<Arc<Document>>,
-) -> Page {
-    let total = total.map_or(0, |total| total.value);
-    let more = ids.len() == request.size && total > ids.len() as u64 && request.size > 0;
-    let next = more.then(|| {
+) -> Option<Cursor> {
+    let total = total.as_ref().map_or(0, |total| total.value);
+    let shown = ids.len() as u64;
+    let more = ids.len() == request.size && total > shown && request.size > 0;
+    more.then(|| {
         Start {
             snapshot: NOT_OPENED.to_owned(),
             after: None,
             shown: ids.map(fingerprint).collect(),
         }
         .print()
-    });
+    })
+}
+
+fn page_of(hits: Vec<Arc<Document>>, total: Option<Total>, next: Option<Cursor>) -> Page {
+    let total = total.map_or(0, |total| total.value);
     Page { hits, total, next }
 }
 
