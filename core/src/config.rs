@@ -350,3 +350,65 @@ impl InstanceConfig {
             .find(|item| item.kind == kind && item.version == version)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn config(contexts: Value) -> InstanceConfig {
+        let storage = |alias: &str| json!({"alias": alias, "bucket": format!("{alias}-bucket")});
+        serde_json::from_value(json!({
+            "name": "n", "namespace": "ns",
+            "storage": [storage("a"), storage("b"), storage("c")],
+            "storageSwitch": {"header": "X-Storage", "contexts": contexts},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn each_storage_that_is_reached_is_an_instance_of_its_own() {
+        let all = config(json!({"first": "a", "third": "c", "last": "c"}))
+            .by_storage()
+            .unwrap();
+        let known: Vec<_> = all
+            .iter()
+            .map(|own| (own.instance_id(), own.storage_alias().unwrap()))
+            .collect();
+        assert_eq!(
+            known,
+            [("ns/n".to_owned(), "a"), ("ns/n~c".to_owned(), "c")]
+        );
+        let mut plain = config(json!({}));
+        plain.storage_switch = None;
+        assert_eq!(plain.by_storage().unwrap(), [plain.clone()]);
+    }
+
+    #[test]
+    fn switches_that_cannot_be_are_refused() {
+        let unknown = config(json!({"x": "nowhere"})).by_storage().unwrap_err();
+        assert!(unknown.to_string().contains("'nowhere'"));
+        for header in ["", "two words", "a:b", "ä"] {
+            let mut wrong = config(json!({"x": "a"}));
+            wrong.storage_switch.as_mut().unwrap().header = header.to_owned();
+            assert!(matches!(
+                wrong.by_storage(),
+                Err(StorageSwitchError::Header(_))
+            ));
+        }
+        for alias in ["", "B", "a_b", "a/b", &"a".repeat(41)] {
+            let mut wrong = config(json!({"x": "a"}));
+            wrong.storage[1].alias = alias.to_owned();
+            assert!(matches!(
+                wrong.by_storage(),
+                Err(StorageSwitchError::Alias(_))
+            ));
+        }
+        let mut same = config(json!({"x": "a"}));
+        same.storage[2].bucket = same.storage[0].bucket.clone();
+        assert!(matches!(
+            same.by_storage(),
+            Err(StorageSwitchError::OneBucket(..))
+        ));
+    }
+}

@@ -252,6 +252,10 @@ pub struct VersionState {
     /// How many documents were indexed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub documents: Option<u64>,
+    /// Whether no upload of this version was ever begun before: then no document of one can be in
+    /// the index.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub first: bool,
     /// A published epoch that an upload over it is about to replace (`versions.mutable`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replaces: Option<Box<VersionState>>,
@@ -410,6 +414,7 @@ mod tests {
             manifest: None,
             failure: None,
             documents: None,
+            first: false,
             replaces: None,
         };
         assert!(state.complete(2, "m", at).is_none());

@@ -13,7 +13,7 @@ use serde_json::Value;
 use thiserror::Error;
 
 use crate::id::{ArtifactRef, FilePath, Project, RESERVED, Version, VersionRef, excerpt};
-use crate::store::FILE_MAX;
+use crate::parts::FILE_MAX;
 use crate::timestamp::parse_moment;
 
 /// Files of one request at the most.
@@ -237,6 +237,10 @@ fn parse_entry(entry: &Value) -> Result<(String, Check), UploadError> {
     let Some(name) = map.get("filename").and_then(Value::as_str) else {
         return malformed("an entry of 'filenames' has no 'filename'".to_owned());
     };
+    // Who only wants to say how large a file is has nothing to check.
+    if map.get("check").is_none() && map.contains_key("size") {
+        return Ok((name.to_owned(), Check::Upload { md5: None }));
+    }
     let kind = map.get("check").and_then(Value::as_str).unwrap_or_default();
     let value = map.get("value");
     let text = |key: &str| {
@@ -333,6 +337,27 @@ mod tests {
             plan(json!({"filenames": [md5, simple]})).unwrap().dialect,
             Dialect::Array
         );
+    }
+
+    #[test]
+    fn sizes_are_noted_and_change_no_dialect() {
+        let simple =
+            json!({"filename": "b", "check": "simple", "value": {"md5sum": MD5}, "size": 0});
+        let plan = |entries: Value| plan(json!({"filenames": entries}));
+        let plain = plan(json!(["c", {"filename": "a", "size": 7}])).unwrap();
+        let a = FilePath::new("a").unwrap();
+        assert_eq!(plain.dialect, Dialect::Map);
+        assert_eq!(plain.files[&a], Check::Upload { md5: None });
+        assert_eq!(plain.sizes, BTreeMap::from([(a, 7)]));
+        let checked = plan(json!([simple])).unwrap();
+        assert_eq!(checked.dialect, Dialect::Array);
+        assert_eq!(checked.sizes.len(), 1);
+        for size in [json!("7"), json!(-7), json!(7.5), json!([])] {
+            let refused = plan(json!([{"filename": "a", "size": size}]));
+            assert!(matches!(refused, Err(UploadError::Malformed(_))));
+        }
+        let refused = plan(json!([{"filename": "a", "size": FILE_MAX + 1}]));
+        assert!(matches!(refused, Err(UploadError::Refused(_))));
     }
 
     #[test]

@@ -231,7 +231,7 @@ impl Indexer {
             version = now;
         };
         // What an earlier epoch had and this one has not.
-        if self.search.remove(project, name, epoch).await? > 0 {
+        if !state.first && self.search.remove(project, name, epoch).await? > 0 {
             self.search.refresh().await?;
         }
         self.versions

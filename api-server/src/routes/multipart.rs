@@ -3,8 +3,9 @@
 
 use artifactdb_core::id::{FilePath, Project, Version};
 use artifactdb_core::keys;
+use artifactdb_core::parts::Parts;
 use artifactdb_core::state::Promise;
-use artifactdb_core::store::{Parts, StoreError};
+use artifactdb_core::store::StoreError;
 use artifactdb_core::upload::{Mode, Plan};
 use futures::{StreamExt, TryStreamExt};
 use jiff::Timestamp;

@@ -1,10 +1,9 @@
 //! The door to object storage: S3, and whatever speaks its protocol. S3 is the truth.
 //!
 //! The trait holds what the protocol in `versions` needs; the client is in `s3`, URL signing in
-//! `presign`, who we are in `credentials`, the arithmetic of large files in `multipart`. Keys are built in `keys`, never here.
+//! `presign`, who we are in `credentials`. Keys are built in `keys`, never here.
 
 mod credentials;
-mod multipart;
 mod presign;
 #[cfg(feature = "store")]
 mod s3;
@@ -19,7 +18,6 @@ use thiserror::Error;
 #[cfg(feature = "store")]
 pub use credentials::RoleError;
 pub use credentials::{Credentials, CurrentCredentials};
-pub use multipart::{FILE_MAX, MULTIPART_FROM, MultipartUrls, Parts};
 pub use presign::Presigner;
 #[cfg(feature = "store")]
 pub use s3::S3Store;
@@ -79,6 +77,18 @@ pub struct Written {
 pub struct ObjectRef {
     pub key: String,
     pub version_id: Option<String>,
+}
+
+/// Where the parts of a file go, and what ends its upload. The completion is a POST of S3's own
+/// `CompleteMultipartUpload` document with the ETags of the parts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MultipartUrls {
+    /// For PUT, in order.
+    pub parts: Vec<String>,
+    /// For POST.
+    pub complete: String,
+    /// For DELETE.
+    pub abort: String,
 }
 
 #[async_trait]

@@ -129,6 +129,7 @@ impl Versions {
             manifest: None,
             failure: None,
             documents: None,
+            first: current.is_none(),
             replaces,
         };
         let condition = match current {

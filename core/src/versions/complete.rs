@@ -94,7 +94,7 @@ impl Versions {
             Err(error) => return Err(error.into()),
         }
         if in_parts && let Err(error) = self.store.abort_multiparts(&prefix).await {
-            tracing::warn!(%error, prefix, "parts of files that nobody completed may be left");
+            tracing::warn!(%error, prefix, "unfinished parts of files may be left");
         }
         self.finish_completion(project, version, &completed).await
     }

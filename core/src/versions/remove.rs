@@ -143,7 +143,14 @@ impl Versions {
         let ended = |state: &VersionState| state.epoch == epoch && !state.stage.is_published();
         let state = self.state(project, version).await?;
         if state.is_some_and(|(state, _)| ended(&state)) {
-            self.store.abort_multiparts(&prefix).await?;
+            match self.store.abort_multiparts(&prefix).await {
+                Ok(()) => {}
+                // Not every store and not every role can; a lifecycle rule of the bucket does it too.
+                Err(StoreError::Refused(reason)) => {
+                    tracing::warn!(reason, prefix, "unfinished parts of files may be left");
+                }
+                Err(error) => return Err(error.into()),
+            }
         }
         self.swap_head(project, |head| head.close(epoch).then_some(()))
             .await?;

@@ -66,6 +66,7 @@ fn the_pure_half_of_core_imports_no_door() {
         "mapping/mod.rs",
         "mapping/compile.rs",
         "mapping/check.rs",
+        "parts.rs",
         "permissions.rs",
         "query/mod.rs",
         "query/parser.rs",

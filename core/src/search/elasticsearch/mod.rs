@@ -1,10 +1,11 @@
 //! The search door on Elasticsearch 8 and, as far as the same calls go, OpenSearch 2.
 //!
 //! `client` sends requests, `compile` makes queries, `bulk` writes, `page` answers searches with what
-//! is `remembered` of them, `index` holds the template and the numbered indices behind the alias. No
-//! painless, no `_reindex` and no `_update_by_query`: S3 is the truth, and whole documents are
-//! written again with a version.
+//! is `remembered` of them, `aggregate` counts, `index` holds the template and the numbered indices
+//! behind the alias. No painless, no `_reindex` and no `_update_by_query`: S3 is the truth, and whole
+//! documents are written again with a version.
 
+mod aggregate;
 mod bulk;
 mod client;
 mod compile;

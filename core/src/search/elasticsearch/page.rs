@@ -1,4 +1,4 @@
-//! Reads: pages of hits, single documents, aggregations.
+//! Reads: pages of hits, and single documents.
 //!
 //! A first page is one plain request: most callers ask for no second. The pages after it read a point
 //! in time, which is opened when the second is asked for. What the first page showed is left out of
@@ -25,16 +25,14 @@ use super::client::RequestError;
 use super::compile::compile;
 use super::remembered::{KnownPage, Memory, Place};
 use super::{Elasticsearch, answered, engine_id};
-use crate::mapping::Scalar;
-use crate::query::Query;
-use crate::search::{Cursor, Document, Page, ProjectsPage, SearchError, SearchRequest, SortKey};
+use crate::search::{Cursor, Document, Page, SearchError, SearchRequest, SortKey};
 
 /// How long a point in time lives after its last use.
 const KEEP_ALIVE: &str = "2m";
 /// What a cursor names until its point in time is opened.
 const NOT_OPENED: &str = "";
 /// Buckets of one composite aggregation.
-const BUCKETS: usize = 1000;
+pub(super) const BUCKETS: usize = 1000;
 
 #[derive(Deserialize)]
 struct Answer<H> {
@@ -61,7 +59,7 @@ struct Shards {
 
 /// What a search looks at.
 #[derive(Clone, Copy)]
-enum Target<'a> {
+pub(super) enum Target<'a> {
     Live,
     /// The live index, with a search that was asked before: the engine remembers what it answers
     /// until a refresh shows anything new.
@@ -170,7 +168,7 @@ struct Got<'a> {
     _source: Option<&'a RawValue>,
 }
 
-fn unreadable(error: serde_json::Error) -> SearchError {
+pub(super) fn unreadable(error: serde_json::Error) -> SearchError {
     SearchError::Unavailable(format!("an answer that cannot be read: {error}"))
 }
 
@@ -390,7 +388,11 @@ impl Elasticsearch {
         }
     }
 
-    async fn send_search(&self, mut body: Value, target: Target<'_>) -> Result<Bytes, SearchError> {
+    pub(super) async fn send_search(
+        &self,
+        mut body: Value,
+        target: Target<'_>,
+    ) -> Result<Bytes, SearchError> {
         let (path, parameters): (_, &[(&str, &str)]) = match target {
             Target::Live => (format!("/{}/_search", self.target()), &[]),
             Target::LiveAgain => (
@@ -513,100 +515,6 @@ impl Elasticsearch {
             .collect();
         Ok(Some(json!({"bool": {"should": should}})))
     }
-
-    pub(super) async fn aggregation(
-        &self,
-        query: &Query,
-        aggregation: Value,
-    ) -> Result<Value, SearchError> {
-        let body = json!({
-            "query": compile(query, &self.mapping), "size": 0, "track_total_hits": false,
-            "aggs": {"answer": aggregation},
-        });
-        let bytes = self.send_search(body, Target::Live).await?;
-        let mut answer: Value = serde_json::from_slice(&bytes).map_err(unreadable)?;
-        whole(&answer)?;
-        Ok(answer["aggregations"]["answer"].take())
-    }
-
-    pub(super) async fn projects_page(
-        &self,
-        query: &Query,
-        field: &str,
-        after: Option<&str>,
-        size: usize,
-    ) -> Result<ProjectsPage, SearchError> {
-        let (column, scalar) = self.column(field, "aggregate on", &|field| {
-            SearchError::Invalid(format!("Field '{field}' can't be aggregated"))
-        })?;
-        let total = self.aggregation(
-            query,
-            json!({"cardinality": {"field": "_extra.project_id", "precision_threshold": 40_000}}),
-        );
-        let pages = async {
-            let mut projects: Vec<(String, Vec<String>)> = Vec::new();
-            // Behind every value of the project that was the last of the page before.
-            let mut from = after.map(|after| json!({"project": after, "value": greatest(scalar)}));
-            loop {
-                let mut composite = json!({
-                    "size": BUCKETS,
-                    "sources": [
-                        {"project": {"terms": {"field": "_extra.project_id"}}},
-                        {"value": {"terms": {"field": column, "missing_bucket": true, "missing_order": "first"}}},
-                    ],
-                });
-                if let Some(from) = from.take() {
-                    composite["after"] = from;
-                }
-                let aggregation = json!({"composite": composite});
-                let answer = self.aggregation(query, aggregation).await?;
-                for bucket in answer["buckets"].as_array().into_iter().flatten() {
-                    let key = &bucket["key"];
-                    let Some(project) = key["project"].as_str() else {
-                        continue;
-                    };
-                    if after.is_some_and(|after| project <= after) {
-                        continue;
-                    }
-                    if projects.last().is_none_or(|(last, _)| last != project) {
-                        if projects.len() == size {
-                            return Ok::<_, SearchError>((projects, true));
-                        }
-                        projects.push((project.to_owned(), Vec::new()));
-                    }
-                    let value = match &key["value"] {
-                        Value::Null => continue,
-                        Value::String(text) => text.clone(),
-                        other => other.to_string(),
-                    };
-                    if let Some((_, values)) = projects.last_mut() {
-                        values.push(value);
-                    }
-                }
-                match answer.get("after_key") {
-                    Some(key) => from = Some(key.clone()),
-                    None => return Ok((projects, false)),
-                }
-            }
-        };
-        let (total, pages) = tokio::join!(total, pages);
-        let (projects, more) = pages?;
-        Ok(ProjectsPage {
-            projects,
-            total: total?["value"].as_u64().unwrap_or(0),
-            more,
-        })
-    }
-}
-
-/// A value that sorts behind every other of a column.
-fn greatest(scalar: Scalar) -> Value {
-    match scalar {
-        Scalar::Keyword | Scalar::Text => json!("\u{10FFFF}"),
-        Scalar::Boolean => json!(true),
-        Scalar::Float | Scalar::Double => json!(f64::MAX),
-        _ => json!(i64::MAX),
-    }
 }
 
 fn point_in_time(id: &Value) -> Result<String, SearchError> {
@@ -652,7 +560,7 @@ fn complete(timed_out: bool, failed: u64) -> Result<(), SearchError> {
     }
 }
 
-fn whole(answer: &Value) -> Result<(), SearchError> {
+pub(super) fn whole(answer: &Value) -> Result<(), SearchError> {
     complete(
         answer["timed_out"] == true,
         answer["_shards"]["failed"].as_u64().unwrap_or(0),

@@ -30,18 +30,6 @@ impl Parts {
     }
 }
 
-/// Where the parts of a file go, and what ends its upload. The completion is a POST of S3's own
-/// `CompleteMultipartUpload` document with the ETags of the parts.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct MultipartUrls {
-    /// For PUT, in order.
-    pub parts: Vec<String>,
-    /// For POST.
-    pub complete: String,
-    /// For DELETE.
-    pub abort: String,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
