@@ -23,7 +23,6 @@ use crate::config::StorageConfig;
 
 /// S3 takes at most this many keys in one delete request.
 const DELETE_BATCH: usize = 1000;
-const DEFAULT_ENDPOINT: &str = "https://s3.amazonaws.com";
 
 /// One bucket of an S3 service.
 #[derive(Debug, Clone)]
@@ -79,7 +78,7 @@ impl S3Store {
             client: Client::from_conf(config.build()),
             bucket: storage.bucket.clone(),
             presigner: Presigner::new(
-                endpoint.unwrap_or(DEFAULT_ENDPOINT),
+                endpoint.unwrap_or(&aws_endpoint(&storage.region)),
                 &storage.bucket,
                 &storage.region,
                 storage.path_style,
@@ -243,6 +242,13 @@ impl S3Store {
             }
         }
     }
+}
+
+/// AWS's own endpoint in a region. The global one sends requests for other regions on to theirs, and
+/// a signed URL is good for one host only.
+fn aws_endpoint(region: &str) -> String {
+    let partition = if region.starts_with("cn-") { ".cn" } else { "" };
+    format!("https://s3.{region}.amazonaws.com{partition}")
 }
 
 /// The HTTP client of everything that speaks to the cloud.
@@ -579,5 +585,46 @@ impl Store for S3Store {
             .into_iter()
             .collect();
         self.presigner.url("PUT", key, &[], &headers, now, seconds)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_name_the_endpoint_of_the_region() {
+        let storage = |region: &str, path_style| StorageConfig {
+            alias: "a".into(),
+            bucket: "b".into(),
+            endpoint: None,
+            region: region.into(),
+            path_style,
+            version_pinning: None,
+            sts: None,
+        };
+        let credentials = Credentials {
+            access_key: "a".into(),
+            secret_key: "b".into(),
+            session_token: Some("c".into()),
+        };
+        for (region, path_style, start) in [
+            (
+                "eu-central-1",
+                false,
+                "https://b.s3.eu-central-1.amazonaws.com/k?",
+            ),
+            ("us-east-1", true, "https://s3.us-east-1.amazonaws.com/b/k?"),
+            (
+                "cn-north-1",
+                false,
+                "https://b.s3.cn-north-1.amazonaws.com.cn/k?",
+            ),
+        ] {
+            let store = S3Store::new(&storage(region, path_style), credentials.clone());
+            let url = store.presign_get("k", None, Timestamp::UNIX_EPOCH, 60);
+            assert!(url.starts_with(start), "{url}");
+            assert!(url.contains("X-Amz-Security-Token=c&"));
+        }
     }
 }
