@@ -297,28 +297,35 @@ async fn metadata(server: &Server, rows: &mut Vec<Row>) {
 }
 
 /// From the completions of 20 versions to their last document, against what the object store and
-/// the engine allow one after the other: the best of some rounds of each.
+/// the engine allow one after the other. Both sides of a round are measured one behind the other, and
+/// the round in the middle counts: the servers' own speed differs from minute to minute.
 async fn indexing(server: &Server, rows: &mut Vec<Row>) {
-    let (mut ours, mut gets, mut bulk) = (0.0_f64, 0.0_f64, 0.0_f64);
+    let mut rounds = Vec::new();
     for round in 0..ROUNDS {
         // The searches that follow are among the documents of one round.
         let project = ["B", "C", "D"][round % 3];
-        ours = ours.max(index_versions(server, project).await);
-        gets = gets.max(raw_gets(server, project).await);
-        bulk = bulk.max(raw_bulk(server).await);
+        let ours = index_versions(server, project).await;
+        let gets = raw_gets(server, project).await;
+        let bulk = raw_bulk(server).await;
         if round > 0 {
             forget(server, project).await;
         }
+        let allowed = 1.0 / (1.0 / gets + 1.0 / bulk);
+        rounds.push((ours / allowed, ours, gets, bulk, allowed));
     }
-    let allowed = 1.0 / (1.0 / gets + 1.0 / bulk);
-    let ratio = ours / allowed;
+    rounds.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let (ratio, ours, gets, bulk, allowed) = rounds[rounds.len() / 2];
+    let all: Vec<String> = rounds
+        .iter()
+        .map(|round| format!("{:.2}", round.0))
+        .collect();
     rows.push(Row {
         name: "indexing, 20 versions of 500 documents".to_owned(),
         ours: format!("{ours:.0} documents/s"),
         baseline: format!(
             "{gets:.0} GETs/s and {bulk:.0} documents/s allow {allowed:.0}; Python: 32"
         ),
-        result: format!("{ratio:.2}"),
+        result: format!("{ratio:.2} (of {})", all.join(", ")),
         target: ">= 0.8".to_owned(),
         met: ratio >= 0.8,
     });
