@@ -1,12 +1,13 @@
 //! The domain of ArtifactDB and the doors to its back ends.
 //!
 //! Two halves. The pure one (`id`, `gprn`, `permissions`, `query`, `mapping`, `document`, `keys`,
-//! `config`, `upload`, `parts`, `state`) computes and never performs IO. The other one holds the
+//! `config`, `upload`, `parts`, `state`, `causes`) computes and never performs IO. The other one holds the
 //! doors (`store`, `lease`, `queue`, `search`, `cache`, `clock`: traits, and behind the features
 //! `store`, `redis` and `search` the clients of real servers, which `connect` makes from a
 //! configuration) and the protocol that writes a version through them (`versions`). The pure half
 //! never imports the other. No HTTP server and no Kubernetes here.
 
+pub mod causes;
 pub mod config;
 pub mod document;
 pub mod gprn;

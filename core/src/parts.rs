@@ -8,6 +8,8 @@ pub const MULTIPART_FROM: u64 = 100 * MIB;
 pub const FILE_MAX: u64 = 5 * MIB * MIB;
 const PART_MIN: u64 = 64 * MIB;
 const PARTS_MAX: u64 = 10_000;
+/// Parts of all files of one upload at the most: each is a URL in the answer.
+pub const UPLOAD_PARTS_MAX: u64 = 20_000;
 
 /// The parts of a file: all of `size` bytes but the last, which has the rest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 
 use artifactdb_core::id::{FilePath, Project, Version};
 use artifactdb_core::keys;
-use artifactdb_core::parts::Parts;
+use artifactdb_core::parts::{Parts, UPLOAD_PARTS_MAX};
 use artifactdb_core::state::Promise;
 use artifactdb_core::store::StoreError;
 use artifactdb_core::upload::{Mode, Plan};
@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::App;
+use crate::error::{ApiError, ApiResult};
 
 /// Uploads in parts that are begun at the same time.
 const BEGINNINGS: usize = 16;
@@ -24,16 +25,26 @@ pub(super) struct Begun {
 }
 
 /// Notes in the promise which of its files come in parts.
-pub(super) fn promise_parts(plan: &Plan, promise: &mut Promise) {
+pub(super) fn promise_parts(plan: &Plan, promise: &mut Promise) -> ApiResult<()> {
     // With credentials of their own, clients cut files up as they like.
     if plan.mode != Mode::PresignedUrl {
-        return;
+        return Ok(());
     }
+    let mut count = 0;
     for (path, size) in &plan.sizes {
-        if promise.files.contains_key(path) && Parts::of(*size).is_some() {
+        if promise.files.contains_key(path)
+            && let Some(parts) = Parts::of(*size)
+        {
             promise.multipart.insert(path.clone(), *size);
+            count += parts.count;
         }
     }
+    if count > UPLOAD_PARTS_MAX {
+        return Err(ApiError::bad_request(format!(
+            "the files of this upload would come in {count} parts, and one upload may have {UPLOAD_PARTS_MAX}: split it, or use the mode sts-credentials"
+        )));
+    }
+    Ok(())
 }
 
 pub(super) async fn begin(

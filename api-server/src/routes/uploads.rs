@@ -78,7 +78,7 @@ pub async fn upload(
     }
     let mut promise = promise(&app, &identity, &project, &version, &plan).await?;
     promise.open = plan.mode == Mode::StsCredentials;
-    multipart::promise_parts(&plan, &mut promise);
+    multipart::promise_parts(&plan, &mut promise)?;
     let owner = identity.name().unwrap_or_default().to_owned();
     let terms = UploadTerms {
         owner: owner.clone(),

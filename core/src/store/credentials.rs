@@ -53,6 +53,7 @@ mod role {
     use thiserror::Error;
 
     use super::{Credentials, CurrentCredentials};
+    use crate::causes::causes;
 
     /// Shortest pause between two questions for new credentials.
     const PAUSE: Duration = Duration::from_secs(1);
@@ -101,19 +102,6 @@ mod role {
         }
     }
 
-    fn causes(error: &dyn std::error::Error) -> String {
-        let mut text = error.to_string();
-        let mut source = error.source();
-        while let Some(inner) = source {
-            let inner_text = inner.to_string();
-            if !text.ends_with(&inner_text) {
-                text = format!("{text}: {inner_text}");
-            }
-            source = inner.source();
-        }
-        text
-    }
-
     async fn renew(
         chain: DefaultCredentialsChain,
         current: Weak<RwLock<Arc<Credentials>>>,
@@ -130,7 +118,10 @@ mod role {
                     *current.write() = Arc::new(own(&keys));
                     expiry = keys.expiry();
                 }
-                Err(error) => tracing::warn!(%error, "cannot renew the credentials of the role"),
+                Err(error) => {
+                    let reason = causes(&error);
+                    tracing::warn!(reason, "cannot renew the credentials of the role");
+                }
             }
         }
     }

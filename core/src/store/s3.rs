@@ -19,6 +19,7 @@ use super::{
     Condition, Credentials, CurrentCredentials, Listed, MultipartUrls, Object, ObjectRef,
     Presigner, RoleError, Session, SessionRequest, Store, StoreError, Written,
 };
+use crate::causes::causes;
 use crate::config::StorageConfig;
 
 /// S3 takes at most this many keys in one delete request.
@@ -277,24 +278,17 @@ where
 {
     if let SdkError::ServiceError(service) = &error {
         let status = service.raw().status_code();
-        let text = format!(
-            "{} {}",
-            service.err().code().unwrap_or("error"),
-            service.err().message().unwrap_or_default()
-        );
+        let code = service.err().code().unwrap_or("error");
+        let text = format!("{code} {}", service.err().message().unwrap_or_default());
         return match status {
             409 | 412 => StoreError::Conflict,
             429 | 500..=599 => StoreError::Unavailable(text),
+            // Of a role whose credentials could not be renewed in time; they will be.
+            _ if code.starts_with("ExpiredToken") => StoreError::Unavailable(text),
             _ => StoreError::Refused(text),
         };
     }
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(&error);
-    while let Some(inner) = source {
-        text = format!("{text}: {inner}");
-        source = inner.source();
-    }
-    StoreError::Unavailable(text)
+    StoreError::Unavailable(causes(&error))
 }
 
 /// The status of a raw response, whatever client it came through.

@@ -93,8 +93,14 @@ impl Versions {
             Err(StoreError::Conflict) => return Err(over("it was completed or aborted meanwhile")),
             Err(error) => return Err(error.into()),
         }
-        if in_parts && let Err(error) = self.store.abort_multiparts(&prefix).await {
-            tracing::warn!(%error, prefix, "unfinished parts of files may be left");
+        // Left by this upload, or by an earlier one that it took the version over from.
+        if in_parts || !completed.first {
+            let dropped = self
+                .drop_parts(project, version, |state| state.epoch == epoch)
+                .await;
+            if let Err(error) = dropped {
+                tracing::warn!(%error, prefix, "unfinished parts of files may be left");
+            }
         }
         self.finish_completion(project, version, &completed).await
     }

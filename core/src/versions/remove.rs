@@ -140,18 +140,10 @@ impl Versions {
             }
             self.store.delete(batch).await?;
         }
-        let ended = |state: &VersionState| state.epoch == epoch && !state.stage.is_published();
-        let state = self.state(project, version).await?;
-        if state.is_some_and(|(state, _)| ended(&state)) {
-            match self.store.abort_multiparts(&prefix).await {
-                Ok(()) => {}
-                // Not every store and not every role can; a lifecycle rule of the bucket does it too.
-                Err(StoreError::Refused(reason)) => {
-                    tracing::warn!(reason, prefix, "unfinished parts of files may be left");
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
+        self.drop_parts(project, version, |state| {
+            state.epoch == epoch && !state.stage.is_published()
+        })
+        .await?;
         self.swap_head(project, |head| head.close(epoch).then_some(()))
             .await?;
         if let Some((state, _)) = self.state(project, version).await?
@@ -160,6 +152,29 @@ impl Versions {
             self.release(project, version, &state).await;
         }
         Ok(())
+    }
+
+    /// Gives up the parts of files of a version that nobody put together, if its state is still as it
+    /// has to be for that.
+    pub(super) async fn drop_parts(
+        &self,
+        project: &Project,
+        version: &Version,
+        still: impl Fn(&VersionState) -> bool,
+    ) -> Result<(), WriteError> {
+        match self.state(project, version).await? {
+            Some((state, _)) if still(&state) => {}
+            _ => return Ok(()),
+        }
+        let prefix = keys::version_prefix(project, version);
+        match self.store.abort_multiparts(&prefix).await {
+            // Not every store and not every role can; a lifecycle rule of the bucket does it too.
+            Err(StoreError::Refused(reason)) => {
+                tracing::warn!(reason, prefix, "unfinished parts of files may be left");
+                Ok(())
+            }
+            dropped => Ok(dropped?),
+        }
     }
 
     /// What is unfinished in a project and due: the sweeper's look at one head. Returns how many

@@ -33,24 +33,16 @@ impl Piece<'_> {
         url: &str,
         headers: impl Fn(RequestBuilder) -> RequestBuilder,
     ) -> ClientResult<Response> {
-        let mut attempt = 1;
-        loop {
-            let sent = async {
-                let request = api
-                    .client
-                    .put(url)
-                    .header("content-length", self.size)
-                    .body(self.body().await?);
-                accepted(self.path, url, headers(request)).await
-            };
-            match sent.await {
-                Err(error) if attempt < ATTEMPTS && error.exit_code() == 7 => {
-                    tokio::time::sleep(Duration::from_millis(200 << attempt)).await;
-                    attempt += 1;
-                }
-                outcome => return outcome,
-            }
-        }
+        let (_, sent) = patiently(async || {
+            let request = api
+                .client
+                .put(url)
+                .header("content-length", self.size)
+                .body(self.body().await?);
+            accepted(self.path, url, headers(request)).await
+        })
+        .await;
+        sent
     }
 
     async fn body(&self) -> ClientResult<reqwest::Body> {
@@ -70,6 +62,20 @@ impl Piece<'_> {
             Ok::<_, std::io::Error>((read > 0).then_some((chunk, open)))
         });
         Ok(reqwest::Body::wrap_stream(chunks))
+    }
+}
+
+/// Does something again after a failure that may pass; returns the number of attempts, too.
+async fn patiently<T>(attempt: impl AsyncFn() -> ClientResult<T>) -> (u32, ClientResult<T>) {
+    let mut attempts = 1;
+    loop {
+        match attempt().await {
+            Err(error) if attempts < ATTEMPTS && error.exit_code() == 7 => {
+                tokio::time::sleep(Duration::from_millis(200 << attempts)).await;
+                attempts += 1;
+            }
+            outcome => return (attempts, outcome),
+        }
     }
 }
 
@@ -154,18 +160,11 @@ impl InParts {
             ));
         }
         document.push_str("</CompleteMultipartUpload>");
-        let mut attempt = 1;
-        loop {
-            match self.put_together(api, path, &document).await {
-                Err(error) if attempt < ATTEMPTS && error.exit_code() == 7 => {
-                    tokio::time::sleep(Duration::from_millis(200 << attempt)).await;
-                    attempt += 1;
-                }
-                // An attempt whose answer was lost has ended it; whether the file is there is looked
-                // at when the version is completed.
-                Err(error) if attempt > 1 && error.exit_code() == 3 => return Ok(()),
-                outcome => return outcome,
-            }
+        match patiently(async || self.put_together(api, path, &document).await).await {
+            // An attempt whose answer was lost has ended it; whether the file is there is looked at
+            // when the version is completed.
+            (attempts, Err(error)) if attempts > 1 && error.exit_code() == 3 => Ok(()),
+            (_, outcome) => outcome,
         }
     }
 

@@ -542,3 +542,56 @@ async fn clocks_are_off_by_ten_minutes() {
     settle(&server, &history).await;
     check(&server, &history).await;
 }
+
+/// The object store fails in the middle of an upload request that wants files in parts: the request
+/// says so, the version is free again, and no unfinished parts stay.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_in_parts_that_cannot_begin_leaves_nothing() {
+    let proxy = HttpProxy::to(&crate::real::services().s3).await;
+    let url = proxy.url.clone();
+    let server = behind(|config| config.storage[0].endpoint = Some(url)).await;
+    let real = server.real();
+    let bucket = real.config.storage[0].bucket.clone();
+    let unfinished = async || {
+        let listed = real.store.client().list_multipart_uploads().bucket(&bucket);
+        listed.send().await.unwrap().uploads().len()
+    };
+    let path = "/projects/P/version/1/upload";
+    let large = |name: &str| json!({"filename": name, "size": 200 << 20});
+    let body = json!({"filenames": [large("a"), large("b"), large("c")]});
+    for fault in [Fault::Status(503), Fault::Cut, Fault::Lost] {
+        proxy.faults(move |method, path| match (method, path) {
+            ("POST", path) if path.contains("/b?uploads") => fault,
+            _ => Fault::None,
+        });
+        let response = server
+            .raw(Method::POST, path, &server.token, Some(&body))
+            .await
+            .unwrap();
+        assert_eq!(response.status(), 503, "{fault:?}");
+        assert!(response.headers().contains_key("retry-after"));
+        proxy.faults(|_, _| Fault::None);
+        let started = Instant::now();
+        let begun = loop {
+            let (status, begun) = server
+                .call(Method::POST, path, &server.token, Some(body.clone()))
+                .await;
+            if status == 200 {
+                break begun;
+            }
+            assert_eq!(status, StatusCode::LOCKED, "{begun}");
+            assert!(started.elapsed() < Duration::from_secs(30), "{begun}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        };
+        assert_eq!(begun["multipart"].as_array().map(Vec::len), Some(3));
+        assert_eq!(unfinished().await, 3, "those of the upload that runs");
+        let abort = begun["abort_url"].as_str().unwrap();
+        let (status, answer) = server.call(Method::PUT, abort, "", None).await;
+        assert!(status.is_success(), "{answer}");
+        let started = Instant::now();
+        while unfinished().await > 0 {
+            assert!(started.elapsed() < Duration::from_secs(30));
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}

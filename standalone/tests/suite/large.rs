@@ -29,15 +29,18 @@ async fn a_large_file_comes_in_parts() {
     document["md5sum"] = json!(crate::harness::md5_hex(&whole));
     std::fs::write(folder.path().join("large.csv.json"), document.to_string()).unwrap();
 
-    let output = Command::new(env!("CARGO_BIN_EXE_artifactdb"))
-        .args(["upload", "--project", "P", "--version", "1", "--json"])
-        .args(["--url", &server.url, "--token", &server.token])
-        .arg(folder.path())
-        .output()
-        .unwrap();
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{error}");
-    let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let upload = |version: &str| -> Value {
+        let output = Command::new(env!("CARGO_BIN_EXE_artifactdb"))
+            .args(["upload", "--project", "P", "--version", version, "--json"])
+            .args(["--url", &server.url, "--token", &server.token])
+            .arg(folder.path())
+            .output()
+            .unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{error}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let summary = upload("1");
     assert_eq!(
         (&summary["uploaded"], &summary["documents"]),
         (&json!(2), &json!(1))
@@ -47,14 +50,7 @@ async fn a_large_file_comes_in_parts() {
     assert!(downloaded == whole);
 
     // The same file again is linked, as a small one would be.
-    let output = Command::new(env!("CARGO_BIN_EXE_artifactdb"))
-        .args(["upload", "--project", "P", "--version", "2", "--json"])
-        .args(["--url", &server.url, "--token", &server.token])
-        .arg(folder.path())
-        .output()
-        .unwrap();
-    let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(summary["linked"], 1);
+    assert_eq!(upload("2")["linked"], 1);
 }
 
 /// An upload request for one file of `size` bytes.
@@ -131,6 +127,19 @@ async fn what_came_in_parts_has_the_size_that_was_promised() {
         assert!(std::time::Instant::now() < patience, "{}", put.status());
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
+
+    // Nobody gets a million URLs.
+    let huge = (0..3).map(|number| json!({"filename": format!("{number}"), "size": 5_u64 << 40}));
+    let body = json!({"filenames": huge.collect::<Vec<_>>()});
+    let path = "/projects/P/version/huge/upload";
+    let (status, refused) = server
+        .call(Method::POST, path, &server.token, Some(body))
+        .await;
+    assert_eq!(status, 400);
+    let reason = refused["reason"].as_str().unwrap();
+    assert!(reason.contains("29961 parts"), "{reason}");
+    let (status, _) = server.begin("P", "huge", &[], &server.token).await;
+    assert_eq!(status, 200, "what was refused locks nothing");
 
     // What is no size is no size.
     for (size, wanted) in [

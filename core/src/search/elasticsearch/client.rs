@@ -11,6 +11,7 @@ use elasticsearch::http::{Method, StatusCode, Url};
 use serde_json::Value;
 use thiserror::Error;
 
+use crate::causes::causes;
 use crate::search::SearchError;
 
 /// How long an answer may take where the caller does not say.
@@ -185,13 +186,13 @@ impl Client {
                     attempt += 1;
                     continue;
                 }
-                Err(error) => return Err(RequestError::Away(chain(&error))),
+                Err(error) => return Err(RequestError::Away(causes(&error))),
             };
             let status = response.status_code();
             let bytes = response
                 .bytes()
                 .await
-                .map_err(|error| RequestError::Away(chain(&error)))?;
+                .map_err(|error| RequestError::Away(causes(&error)))?;
             if status.is_success() {
                 return Ok(bytes);
             }
@@ -211,16 +212,6 @@ impl Client {
         serde_json::from_slice(&bytes)
             .map_err(|error| RequestError::Away(format!("an answer that is no JSON: {error}")))
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        text = format!("{text}: {inner}");
-        source = inner.source();
-    }
-    text
 }
 
 /// The cause that a failed answer names, the innermost that says most.
