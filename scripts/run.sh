@@ -65,7 +65,7 @@ The instance is up.
 In another terminal:
 
   export ARTIFACTDB_URL=$ARTIFACTDB_URL
-  export ARTIFACTDB_TOKEN=\$($artifactdb token --data $data --user \$USER --role uploader)
+  export ARTIFACTDB_TOKEN=\$($artifactdb token --data $data --user \$(id -un) --role uploader)
   $artifactdb search 'island:Dream' --latest
   $artifactdb get penguins:adelie/dream.csv@latest
   $artifactdb upload DIR --project my-project --version 1

@@ -61,18 +61,19 @@ pub(crate) async fn choose(
     mut request: Request,
     next: Next,
 ) -> Response {
-    let chosen = match request.headers().get(&switch.header) {
-        None => None,
-        Some(value) => match value.to_str().ok().map(|value| switch.routers.get(value)) {
-            Some(Some(router)) => router.clone(),
-            _ => {
-                return ApiError::bad_request(format!(
-                    "Invalid value for header {}. Allowed: [{}]",
-                    switch.name, switch.allowed
-                ))
-                .into_response();
-            }
-        },
+    // Of two headers, somebody on the way may have read the other one.
+    let mut values = request.headers().get_all(&switch.header).iter();
+    let chosen = match (values.next(), values.next()) {
+        (None, _) => Some(&None),
+        (Some(value), None) => value.to_str().ok().and_then(|own| switch.routers.get(own)),
+        (Some(_), Some(_)) => None,
+    };
+    let Some(chosen) = chosen.cloned() else {
+        return ApiError::bad_request(format!(
+            "Invalid value for header {}. Allowed: [{}]",
+            switch.name, switch.allowed
+        ))
+        .into_response();
     };
     let mut response = match chosen {
         None => next.run(request).await,

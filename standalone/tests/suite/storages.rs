@@ -88,6 +88,12 @@ async fn a_header_chooses_the_storage() {
         "Invalid value for header X-Storage. Allowed: ['now', 'then']"
     );
     choose(&mut server, None);
+    let both = server
+        .http
+        .get(format!("{}/search?q=*", server.url))
+        .header("x-storage", "now")
+        .header("x-storage", "then");
+    assert_eq!(both.send().await.unwrap().status(), 400);
     let (_, root) = server.anonymous("/").await;
     assert_eq!(
         root["storage"],
