@@ -564,10 +564,17 @@ async fn an_upload_in_parts_that_cannot_begin_leaves_nothing() {
             ("POST", path) if path.contains("/b?uploads") => fault,
             _ => Fault::None,
         });
-        let response = server
-            .raw(Method::POST, path, &server.token, Some(&body))
-            .await
-            .unwrap();
+        let started = Instant::now();
+        let response = loop {
+            let asked = server.raw(Method::POST, path, &server.token, Some(&body));
+            let response = asked.await.unwrap();
+            // The upload before is aborted, and a moment later its lease is given back.
+            if response.status() != StatusCode::LOCKED {
+                break response;
+            }
+            assert!(started.elapsed() < Duration::from_secs(30), "{fault:?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        };
         assert_eq!(response.status(), 503, "{fault:?}");
         assert!(response.headers().contains_key("retry-after"));
         proxy.faults(|_, _| Fault::None);

@@ -7,6 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use artifactdb_core::id::{Project, Version};
+use artifactdb_core::query::Query;
+use artifactdb_core::search::{Search, SearchRequest, Write};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -502,4 +505,52 @@ async fn a_snapshot_is_taken_and_restored() {
         &Value::Null,
     )
     .await;
+}
+
+/// What a worker was told is visible must be so behind a switch that comes at once: it is written to
+/// both indices, and both show it. And a worker that was held up over the switch writes to what is
+/// live then.
+#[tokio::test]
+async fn what_is_visible_stays_so_over_a_switch() {
+    let mut server = Server::start().await;
+    server.kill();
+    let building = &server.real().engine;
+    let index = building.begin_build().await.unwrap();
+    // Two workers, who know that an index is being built.
+    let [one, late] = [0, 1].map(|_| server.real().engines().remove(0));
+    let write = |name: &str| {
+        Write {
+        id: format!("P:{name}@1"),
+        version: 1,
+        document: serde_json::from_value(json!({
+            "title": name, "_extra": {"id": format!("P:{name}@1"), "project_id": "P", "version": "1"},
+        }))
+        .unwrap(),
+    }
+    };
+    let found = async |name: &str| {
+        let query = Query::exact("_extra.id", format!("P:{name}@1").as_str());
+        let request = SearchRequest {
+            query,
+            sort: Vec::new(),
+            latest: false,
+            size: 1,
+            cursor: None,
+        };
+        building.search(request).await.unwrap().total
+    };
+    assert_eq!(one.write(vec![write("first")]).await.unwrap(), []);
+    assert_eq!(late.write(vec![write("second")]).await.unwrap(), []);
+    one.refresh().await.unwrap();
+    late.refresh().await.unwrap();
+    building.swap(&index).await.unwrap();
+    assert_eq!((found("first").await, found("second").await), (1, 1));
+    assert_eq!(late.write(vec![write("third")]).await.unwrap(), []);
+    late.refresh().await.unwrap();
+    assert_eq!(found("third").await, 1);
+    let project = Project::new("P").unwrap();
+    let version = Version::new("1").unwrap();
+    assert_eq!(one.remove(&project, &version, 2).await.unwrap(), 3);
+    one.refresh().await.unwrap();
+    assert_eq!(found("third").await, 0);
 }

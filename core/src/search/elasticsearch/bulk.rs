@@ -1,6 +1,7 @@
 //! Writes and removals: bulk requests of bounded size, a few at a time, every item's outcome looked
 //! at.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -120,6 +121,33 @@ fn pause(attempt: u32) -> Duration {
 }
 
 impl Elasticsearch {
+    /// Makes what was written to the live index, and to the one that is being built, visible: the
+    /// second may be the first before the next search.
+    pub(super) async fn refresh_targets(&self) -> Result<(), SearchError> {
+        let targets = self.write_targets().await?;
+        for (number, target) in targets.iter().enumerate() {
+            match self.refresh_one(target).await {
+                Err(error) if number > 0 && error.status() == 404 => {
+                    self.forget_targets();
+                    self.refresh_one(&targets[0]).await?;
+                }
+                refreshed => refreshed?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn refresh_one(&self, target: &str) -> Result<(), RequestError> {
+        let path = format!("/{target}/_refresh");
+        let answer = self.client.json(Method::Post, &path, &[], None).await?;
+        match answer["_shards"]["failed"].as_u64() {
+            Some(0) => Ok(()),
+            _ => Err(RequestError::Away(
+                "not every shard could be refreshed".to_owned(),
+            )),
+        }
+    }
+
     pub(super) async fn write_bulk(
         &self,
         writes: Vec<Write>,
@@ -159,8 +187,11 @@ impl Elasticsearch {
                                 );
                             }
                         }
+                        // The build is over, and what was live when this began may be a former
+                        // index now: what is live has to have it too.
                         Err(SearchError::Unavailable(text)) if text.contains("index_not_found") => {
                             self.forget_targets();
+                            outcome = self.send_batch(&targets[0], &batch).await?;
                         }
                         Err(error) => return Err(error),
                     }
@@ -282,11 +313,20 @@ impl Elasticsearch {
         ]);
         let query = super::compile::compile(&query, &self.mapping);
         let mut removed = 0;
-        for (number, target) in self.write_targets().await?.into_iter().enumerate() {
-            let path = format!("/{target}/_refresh");
-            match self.client.json(Method::Post, &path, &[], None).await {
-                Ok(_) => {}
-                Err(error) if number > 0 && error.status() == 404 => continue,
+        let mut targets = VecDeque::from(self.write_targets().await?);
+        let live = targets.front().cloned();
+        let mut number = 0;
+        while let Some(target) = targets.pop_front() {
+            let first = number == 0;
+            number += 1;
+            match self.refresh_one(&target).await {
+                Ok(()) => {}
+                // The build is over: as for writes.
+                Err(error) if !first && error.status() == 404 => {
+                    self.forget_targets();
+                    targets.extend(live.clone().filter(|live| *live != target));
+                    continue;
+                }
                 Err(error) => return Err(error.into()),
             }
             let mut after: Option<Value> = None;
@@ -318,7 +358,7 @@ impl Elasticsearch {
                     .collect();
                 if !stale.is_empty() {
                     let outcome = self.send_batch(&target, &stale).await?;
-                    if number == 0 {
+                    if first {
                         removed += outcome.done;
                     }
                 }

@@ -243,14 +243,7 @@ impl Search for Elasticsearch {
     }
 
     async fn refresh(&self) -> Result<(), SearchError> {
-        let path = format!("/{}/_refresh", self.target());
-        let answer = self.client.json(Method::Post, &path, &[], None).await?;
-        match answer["_shards"]["failed"].as_u64() {
-            Some(0) => Ok(()),
-            _ => Err(SearchError::Unavailable(
-                "not every shard could be refreshed".to_owned(),
-            )),
-        }
+        self.refresh_targets().await
     }
 
     async fn get(&self, id: &str) -> Result<Option<Arc<Document>>, SearchError> {
