@@ -324,11 +324,15 @@ async fn a_search_that_is_asked_again_sees_every_change() {
         server.upload("P", version, &files, &public).await;
         let mut seen = Vec::new();
         for _ in 0..4 {
-            let (status, page) = server.anonymous(path).await;
+            let (status, mut page) = server.anonymous(path).await;
             assert_eq!(status, 200, "{page}");
+            for hit in page["results"].as_array_mut().unwrap() {
+                // The sweeper may have had a version indexed twice that a worker had in hand.
+                hit["_extra"]["meta_indexed"].take();
+            }
             seen.push(page);
         }
-        assert!(seen.iter().all(|page| *page == seen[0]));
+        assert!(seen.iter().all(|page| *page == seen[0]), "{seen:?}");
         assert_eq!(seen[0]["total"].to_string(), version);
         assert_eq!(
             seen[0]["results"].as_array().unwrap().len().to_string(),
