@@ -21,7 +21,9 @@ fi
 HOME_DIR=${ARTIFACTDB_SERVICES_HOME:-$default_home}
 ES_HOME=$HOME_DIR/elasticsearch-$ES_VERSION
 WEED=$HOME_DIR/weed-$WEED_VERSION/weed
-RUN=$HOME_DIR/run
+RUN=$HOME_DIR/${ARTIFACTDB_SERVICES_RUN:-run}
+# Where they listen: an address of this machine.
+HOST=${ARTIFACTDB_SERVICES_HOST:-127.0.0.1}
 ES_PORT=${ARTIFACTDB_SERVICES_ES_PORT:-19200}
 REDIS_PORT=${ARTIFACTDB_SERVICES_REDIS_PORT:-16379}
 S3_PORT=${ARTIFACTDB_SERVICES_S3_PORT:-18333}
@@ -78,7 +80,7 @@ install_es() {
 }
 
 start_es() {
-    answers "http://127.0.0.1:$ES_PORT/_cluster/health" && return
+    answers "http://$HOST:$ES_PORT/_cluster/health" && return
     install_es
     say "starting Elasticsearch"
     local home=$RUN/es
@@ -87,7 +89,7 @@ start_es() {
     cat >"$home/config/elasticsearch.yml" <<EOF
 cluster.name: artifactdb-test
 discovery.type: single-node
-network.host: 127.0.0.1
+network.host: $HOST
 http.port: $ES_PORT
 transport.port: 0
 path.data: $home/data
@@ -110,18 +112,18 @@ EOF
         cd "$home"
         "${as[@]}" "$ES_HOME/bin/elasticsearch" -d -p "$home/pid" >"$home/logs/start.log" 2>&1
     ) || { tail -n 40 "$home/logs/start.log" >&2; fail "Elasticsearch does not start"; }
-    await Elasticsearch "http://127.0.0.1:$ES_PORT/_cluster/health?wait_for_status=yellow&timeout=2s" "$home/logs/start.log" "$(cat "$home/pid")"
+    await Elasticsearch "http://$HOST:$ES_PORT/_cluster/health?wait_for_status=yellow&timeout=2s" "$home/logs/start.log" "$(cat "$home/pid")"
 }
 
 start_redis() {
-    [ "$(redis-cli -p "$REDIS_PORT" ping 2>/dev/null)" = PONG ] && return
+    [ "$(redis-cli -h "$HOST" -p "$REDIS_PORT" ping 2>/dev/null)" = PONG ] && return
     say "starting Redis"
     local home=$RUN/redis
     rm -rf "$home" && mkdir -p "$home"
-    redis-server --port "$REDIS_PORT" --bind 127.0.0.1 --dir "$home" --save '' --appendonly no \
+    redis-server --port "$REDIS_PORT" --bind "$HOST" --protected-mode no --dir "$home" --save '' --appendonly no \
         --daemonize yes --pidfile "$home/pid" --logfile "$home/log" >&2
     for _ in $(seq 50); do
-        [ "$(redis-cli -p "$REDIS_PORT" ping 2>/dev/null)" = PONG ] && return
+        [ "$(redis-cli -h "$HOST" -p "$REDIS_PORT" ping 2>/dev/null)" = PONG ] && return
         sleep 0.1
     done
     tail -n 20 "$home/log" >&2
@@ -142,7 +144,7 @@ install_weed() {
 }
 
 start_s3() {
-    answers "http://127.0.0.1:$S3_PORT/" && return
+    answers "http://$HOST:$S3_PORT/" && return
     install_weed
     say "starting SeaweedFS"
     local home=$RUN/s3
@@ -166,19 +168,19 @@ EOF
     printf '[master.volume_growth]\ncopy_1 = 1\n' >"$home/master.toml"
     local at=$((S3_PORT + 1))
     cd "$home"
-    nohup "$WEED" server -ip=127.0.0.1 -ip.bind=127.0.0.1 -dir="$home/data" -master.telemetry=false \
+    nohup "$WEED" server -ip="$HOST" -ip.bind="$HOST" -dir="$home/data" -master.telemetry=false \
         -master.port=$at -volume.port=$((at + 1)) -filer -filer.port=$((at + 2)) \
         -master.port.grpc=$((at + 3)) -volume.port.grpc=$((at + 4)) -filer.port.grpc=$((at + 5)) \
         -s3 -s3.port="$S3_PORT" -s3.port.grpc=$((at + 6)) -s3.port.iceberg=0 -s3.port.lance=0 -s3.config="$home/s3.json" -s3.iam.config="$home/iam.json" \
         -volume.max=5000 -master.volumeSizeLimitMB=128 >"$home/log" 2>&1 </dev/null &
     echo $! >"$home/pid"
-    await SeaweedFS "http://127.0.0.1:$S3_PORT/" "$home/log" "$(cat "$home/pid")"
+    await SeaweedFS "http://$HOST:$S3_PORT/" "$home/log" "$(cat "$home/pid")"
 }
 
 print_env() {
-    echo "ARTIFACTDB_TEST_ES=${ARTIFACTDB_TEST_ES:-http://127.0.0.1:$ES_PORT}"
-    echo "ARTIFACTDB_TEST_REDIS=${ARTIFACTDB_TEST_REDIS:-redis://127.0.0.1:$REDIS_PORT}"
-    echo "ARTIFACTDB_TEST_S3=${ARTIFACTDB_TEST_S3:-http://127.0.0.1:$S3_PORT}"
+    echo "ARTIFACTDB_TEST_ES=${ARTIFACTDB_TEST_ES:-http://$HOST:$ES_PORT}"
+    echo "ARTIFACTDB_TEST_REDIS=${ARTIFACTDB_TEST_REDIS:-redis://$HOST:$REDIS_PORT}"
+    echo "ARTIFACTDB_TEST_S3=${ARTIFACTDB_TEST_S3:-http://$HOST:$S3_PORT}"
     echo "ARTIFACTDB_TEST_S3_ACCESS_KEY=${ARTIFACTDB_TEST_S3_ACCESS_KEY:-$S3_ACCESS_KEY}"
     echo "ARTIFACTDB_TEST_S3_SECRET_KEY=${ARTIFACTDB_TEST_S3_SECRET_KEY:-$S3_SECRET_KEY}"
     [ -n "${ARTIFACTDB_TEST_S3:-}" ] || echo "ARTIFACTDB_TEST_S3_ROLE=$S3_ROLE"

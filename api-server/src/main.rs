@@ -45,6 +45,9 @@ struct Arguments {
     /// The instance's configuration, JSON.
     #[arg(long, value_name = "PATH", env = "ARTIFACTDB_CONFIG")]
     config: PathBuf,
+    /// Folder of further schemas: files `*.json`, each a list of them.
+    #[arg(long, value_name = "DIR", env = "ARTIFACTDB_SCHEMAS")]
+    schemas: Option<PathBuf>,
     /// Folder of the mounted secrets.
     #[arg(
         long,
@@ -93,7 +96,7 @@ fn main() -> ExitCode {
 }
 
 async fn run(arguments: Arguments) -> anyhow::Result<()> {
-    let config = read_config(&arguments.config)?;
+    let config = read_config(&arguments.config, arguments.schemas.as_deref())?;
     let secrets = SecretFiles::new(&arguments.secrets);
     let signing_key = secrets.bytes("signing/key")?.ok_or_else(|| {
         anyhow!(

@@ -126,6 +126,9 @@ pub struct StorageConfig {
     /// Absent: AWS itself.
     #[serde(default)]
     pub endpoint: Option<String>,
+    /// What presigned URLs name, where clients reach the store otherwise than this process does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public_endpoint: Option<String>,
     #[serde(default = "default_region")]
     pub region: String,
     #[serde(default)]

@@ -109,10 +109,30 @@ fn unreadable(path: &Path, problem: &dyn std::fmt::Display) -> ConnectError {
     }
 }
 
-/// Reads an `InstanceConfig` from a JSON file.
-pub fn read_config(path: &Path) -> Result<InstanceConfig, ConnectError> {
-    let bytes = std::fs::read(path).map_err(|error| unreadable(path, &error))?;
-    serde_json::from_slice(&bytes).map_err(|error| unreadable(path, &error))
+/// Reads an `InstanceConfig` from a JSON file. The files `*.json` of a folder of `schemas`, each a
+/// list of schemas, are added to its own in the order of their names.
+pub fn read_config(path: &Path, schemas: Option<&Path>) -> Result<InstanceConfig, ConnectError> {
+    fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, ConnectError> {
+        let bytes = std::fs::read(path).map_err(|error| unreadable(path, &error))?;
+        serde_json::from_slice(&bytes).map_err(|error| unreadable(path, &error))
+    }
+    let mut config: InstanceConfig = read(path)?;
+    let Some(folder) = schemas else {
+        return Ok(config);
+    };
+    let entries = std::fs::read_dir(folder).map_err(|error| unreadable(folder, &error))?;
+    let mut files: Vec<PathBuf> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|own| own == "json"))
+        .collect();
+    files.sort();
+    for file in files {
+        config
+            .schemas
+            .items
+            .extend(read::<Vec<crate::config::SchemaItem>>(&file)?);
+    }
+    Ok(config)
 }
 
 /// The client of a storage, by mounted files, else the environment, else the role of this process.

@@ -665,13 +665,34 @@ pub struct IndexStatus {
     /// Index that is being built beside it.
     #[serde(default)]
     pub building: Option<String>,
-    /// Hash of the mapping.
+    /// Hash of the mapping that it has.
     #[serde(default)]
     pub mapping_hash: Option<String>,
+    /// Hash of the mapping that the schemas want; what `spec.promote` is set to.
+    #[serde(default)]
+    pub wanted_hash: Option<String>,
     /// Documents in it.
     #[serde(default)]
     pub documents: Option<i64>,
     /// How far the build is, such as `42%`.
     #[serde(default)]
     pub progress: Option<String>,
+    /// Whether what is stored fits the mapping that is wanted, where that replaces the live one.
+    #[serde(default)]
+    pub rehearsal: Option<RehearsalStatus>,
+}
+
+/// A check of all stored metadata against a mapping that is not live yet.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RehearsalStatus {
+    /// Hash of that mapping.
+    pub mapping_hash: String,
+    /// Documents that were checked.
+    pub checked: i64,
+    /// Documents that do not fit.
+    pub failed: i64,
+    /// Some of those, with why.
+    #[serde(default)]
+    pub samples: Vec<String>,
 }

@@ -12,7 +12,9 @@ pub mod resolve;
 pub mod schedule;
 pub mod schema;
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
+};
 use kube::CustomResourceExt;
 
 pub use instance::ArtifactDB;
@@ -25,12 +27,52 @@ pub const API_VERSION: &str = "artifactdb.io/v1alpha1";
 
 /// The definitions of all kinds, in the order in which they are best read.
 pub fn definitions() -> Vec<CustomResourceDefinition> {
-    vec![
+    [
         ArtifactDB::crd(),
         ArtifactSchema::crd(),
         ArtifactPlugin::crd(),
         ArtifactSchedule::crd(),
     ]
+    .into_iter()
+    .map(with_few_defaults)
+    .collect()
+}
+
+/// Keeps the defaults that tell something: whatever else is absent stays absent in what people read
+/// back, and API servers take no null for a default.
+fn with_few_defaults(mut definition: CustomResourceDefinition) -> CustomResourceDefinition {
+    for version in &mut definition.spec.versions {
+        let schema = version.schema.as_mut();
+        if let Some(root) = schema.and_then(|own| own.open_api_v3_schema.as_mut()) {
+            drop_defaults(root);
+        }
+    }
+    definition
+}
+
+fn drop_defaults(schema: &mut JSONSchemaProps) {
+    let telling = |value: &serde_json::Value| match value {
+        serde_json::Value::Bool(value) => *value,
+        serde_json::Value::String(text) => !text.is_empty(),
+        serde_json::Value::Number(_) => true,
+        _ => false,
+    };
+    if !schema.default.as_ref().is_some_and(|own| telling(&own.0)) {
+        schema.default = None;
+    }
+    for property in schema
+        .properties
+        .iter_mut()
+        .flat_map(|all| all.values_mut())
+    {
+        drop_defaults(property);
+    }
+    if let Some(JSONSchemaPropsOrArray::Schema(items)) = &mut schema.items {
+        drop_defaults(items);
+    }
+    if let Some(JSONSchemaPropsOrBool::Schema(more)) = &mut schema.additional_properties {
+        drop_defaults(more);
+    }
 }
 
 /// A definition as YAML, as it stands beside this crate's sources.

@@ -13,7 +13,7 @@ use artifactdb_core::permissions::PermissionsPatch;
 use thiserror::Error;
 
 use crate::instance::{ArtifactDB, ArtifactDBSpec, Storage, StorageSwitch};
-use crate::read::{Origin, ResourceSet};
+use crate::read::ResourceSet;
 use crate::schema::ArtifactSchema;
 
 /// Why a set of resources cannot become an instance.
@@ -34,11 +34,22 @@ pub struct Resolved {
     pub conflicts: Vec<MappingError>,
 }
 
+/// What one instance and its schemas come to, whatever is wrong with some of them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Assembled {
+    /// Absent when the instance itself is refused.
+    pub config: Option<InstanceConfig>,
+    /// Schemas that were left out of the mapping: an older one wants a field differently.
+    pub conflicts: Vec<MappingError>,
+    /// Of the instance and of schemas, which are left out.
+    pub refusals: Vec<Refusal>,
+}
+
 const DEFAULT_CLIENT: &str = "artifactdb";
 
-/// Resolves the only instance of `set`, with the schemas that select it.
+/// Resolves the only instance of `set`, with the schemas that select it. Refuses all when it must
+/// refuse anything.
 pub fn resolve(set: &ResourceSet) -> Result<Resolved, Vec<Refusal>> {
-    let mut refusals = Vec::new();
     let [(origin, instance)] = set.instances.as_slice() else {
         let found = set.instances.len();
         return Err(vec![Refusal {
@@ -55,20 +66,40 @@ pub fn resolve(set: &ResourceSet) -> Result<Resolved, Vec<Refusal>> {
             problem: format!("exactly one instance is needed, and there are {found}"),
         }]);
     };
+    let schemas = set.schemas.iter().map(|(origin, own)| (origin, own));
+    let mut assembled = assemble(origin, instance, schemas);
+    check_others(set, &mut assembled.refusals);
+    match assembled.config {
+        Some(config) if assembled.refusals.is_empty() => Ok(Resolved {
+            config,
+            conflicts: assembled.conflicts,
+        }),
+        _ => Err(assembled.refusals),
+    }
+}
+
+/// Puts an instance and those of `schemas` that select it together; `schemas` come oldest first.
+/// One that cannot be used is left out and told.
+pub fn assemble<'a, O: std::fmt::Display + 'a>(
+    origin: &O,
+    instance: &ArtifactDB,
+    schemas: impl Iterator<Item = (&'a O, &'a ArtifactSchema)>,
+) -> Assembled {
+    let mut refusals = Vec::new();
     let name = instance.metadata.name.clone().unwrap_or_default();
     check_instance(origin, &name, &instance.spec, &mut refusals);
-    let labels = instance.metadata.labels.clone().unwrap_or_default();
+    let refused = !refusals.is_empty();
     let mut items = Vec::new();
     let mut known: BTreeMap<String, String> = BTreeMap::new();
-    for (origin, schema) in &set.schemas {
-        if !selects(instance, schema, &labels) {
+    for (origin, schema) in schemas {
+        if !selects(instance, schema) {
             continue;
         }
         match schema_item(origin, schema) {
             Err(refusal) => refusals.push(refusal),
             Ok(item) => {
                 let own = schema.metadata.name.clone().unwrap_or_default();
-                if let Some(first) = known.insert(item.name(), own.clone()) {
+                if let Some(first) = known.get(&item.name()) {
                     refusals.push(Refusal {
                         origin: origin.to_string(),
                         kind: "ArtifactSchema",
@@ -80,24 +111,30 @@ pub fn resolve(set: &ResourceSet) -> Result<Resolved, Vec<Refusal>> {
                     });
                     continue;
                 }
+                known.insert(item.name(), own);
                 items.push(item);
             }
         }
     }
-    check_others(set, &mut refusals);
-    if !refusals.is_empty() {
-        return Err(refusals);
+    if refused {
+        return Assembled {
+            config: None,
+            conflicts: Vec::new(),
+            refusals,
+        };
     }
     let config = config(&name, instance, items);
     let (_, conflicts) = config.mapping();
-    Ok(Resolved { config, conflicts })
+    Assembled {
+        config: Some(config),
+        conflicts,
+        refusals,
+    }
 }
 
-fn selects(
-    instance: &ArtifactDB,
-    schema: &ArtifactSchema,
-    labels: &BTreeMap<String, String>,
-) -> bool {
+/// Whether a schema belongs to an instance: each may choose the other by labels.
+pub fn selects(instance: &ArtifactDB, schema: &ArtifactSchema) -> bool {
+    let labels = instance.metadata.labels.clone().unwrap_or_default();
     let own = schema.metadata.labels.clone().unwrap_or_default();
     let wanted = instance.spec.schemas.selector.as_ref();
     let by_instance = wanted.is_none_or(|selector| {
@@ -109,11 +146,15 @@ fn selects(
         .spec
         .instances
         .as_ref()
-        .is_none_or(|selector| selector.matches(labels));
+        .is_none_or(|selector| selector.matches(&labels));
     by_instance && by_schema
 }
 
-fn schema_item(origin: &Origin, schema: &ArtifactSchema) -> Result<SchemaItem, Refusal> {
+/// A schema as an instance uses it, or why it cannot.
+pub fn schema_item(
+    origin: &impl std::fmt::Display,
+    schema: &ArtifactSchema,
+) -> Result<SchemaItem, Refusal> {
     let refuse = |problem: String| Refusal {
         origin: origin.to_string(),
         kind: "ArtifactSchema",
@@ -163,7 +204,12 @@ fn schema_item(origin: &Origin, schema: &ArtifactSchema) -> Result<SchemaItem, R
     })
 }
 
-fn check_instance(origin: &Origin, name: &str, spec: &ArtifactDBSpec, refusals: &mut Vec<Refusal>) {
+fn check_instance(
+    origin: &impl std::fmt::Display,
+    name: &str,
+    spec: &ArtifactDBSpec,
+    refusals: &mut Vec<Refusal>,
+) {
     let mut refuse = |problem: &str| {
         refusals.push(Refusal {
             origin: origin.to_string(),
@@ -377,6 +423,7 @@ fn storage(storage: &Storage) -> StorageConfig {
         alias: storage.alias.clone(),
         bucket: storage.bucket.clone(),
         endpoint: storage.endpoint.clone(),
+        public_endpoint: None,
         region: storage
             .region
             .clone()

@@ -112,7 +112,19 @@ fn samples_resolve_to_their_goldens() {
         let path = entry.unwrap().path();
         let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
         let set = artifactdb_crds::read::read(&[path]).unwrap();
-        let resolved = artifactdb_crds::resolve::resolve(&set).unwrap();
+        let resolved = match artifactdb_crds::resolve::resolve(&set) {
+            Ok(resolved) => resolved,
+            Err(refusals) => {
+                let texts: Vec<String> = refusals
+                    .into_iter()
+                    .map(|refusal| {
+                        format!("{} '{}': {}", refusal.kind, refusal.name, refusal.problem)
+                    })
+                    .collect();
+                insta::assert_json_snapshot!(format!("{name}-refusals"), texts);
+                continue;
+            }
+        };
         let (mapping, refused) = resolved.config.mapping();
         assert!(refused.is_empty(), "{refused:?}");
         insta::assert_json_snapshot!(format!("{name}-config"), resolved.config);

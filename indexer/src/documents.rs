@@ -154,6 +154,57 @@ impl Indexer {
         Ok(total)
     }
 
+    /// Holds every metadata document of a published version to the schemas and the mapping, without
+    /// writing any. Returns how many there are, and what is wrong with those that do not fit.
+    pub(crate) async fn rehearse_version(
+        &self,
+        project: &Project,
+        name: &Version,
+        state: &VersionState,
+    ) -> Result<(u64, Vec<String>), TaskError> {
+        let id = state.manifest.as_deref().unwrap_or_default();
+        let manifest = self.versions.manifest(project, name, id).await?;
+        let context = VersionContext {
+            project,
+            version: name,
+            revision: None,
+            bucket: self.versions.store.bucket(),
+            permissions: None,
+            transient: None,
+            gprn: self.gprn.as_ref(),
+            indexed_at: self.versions.clock.now(),
+            completed_at: state.completed_at.unwrap_or(state.started_at),
+            uploader: Some(&state.owner),
+        };
+        let ignored = self.ignored(project, name, &manifest).await?;
+        let wanted: Vec<(FilePath, FileEntry)> = manifest
+            .files
+            .iter()
+            .filter(|(path, _)| is_metadata(path, &ignored))
+            .map(|(path, entry)| (path.clone(), entry.clone()))
+            .collect();
+        let mut reads = pin!(
+            futures::stream::iter(wanted)
+                .map(|(path, entry)| self.read(project, name, path, entry))
+                .buffered(READS)
+        );
+        let (mut checked, mut problems) = (0, Vec::new());
+        while let Some(read) = reads.next().await {
+            checked += 1;
+            let made = read.and_then(|(metadata, entry)| {
+                self.document(&metadata, &entry, &manifest, &context)
+            });
+            match made {
+                Ok(_) => {}
+                Err(BuildError::Invalid(problem)) => {
+                    problems.push(format!("{project}@{name}: {problem}"));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok((checked, problems))
+    }
+
     /// The indexed form of one metadata document, held to its schema and to the mapping before
     /// anything of its version is written, as far as that is held back.
     fn document(

@@ -7,6 +7,7 @@
 
 mod documents;
 mod rebuild;
+mod rehearse;
 mod reindex;
 mod sweep;
 mod worker;
@@ -22,6 +23,7 @@ use jsonschema::Validator;
 use std::collections::HashMap;
 
 pub use rebuild::{Event, RebuildError, RebuildOptions, rebuild};
+pub use rehearse::{Rehearsal, rehearse};
 pub use reindex::{Progress, Publish, Shard, projects, reindex};
 pub use sweep::{sweep, sweep_forever};
 pub use worker::{TaskError, run as work};

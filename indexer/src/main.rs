@@ -12,7 +12,7 @@ use artifactdb_core::config::InstanceConfig;
 use artifactdb_core::connect::{SecretFiles, Servers, connect, read_config};
 use artifactdb_core::search::elasticsearch::Standing;
 use artifactdb_indexer::{
-    Event, Indexer, RebuildOptions, Shard, rebuild, sweep, sweep_forever, work,
+    Event, Indexer, RebuildOptions, Rehearsal, Shard, rebuild, rehearse, sweep, sweep_forever, work,
 };
 use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -61,6 +61,9 @@ struct Common {
         default_value = "/etc/artifactdb/instance.json"
     )]
     config: PathBuf,
+    /// Folder of further schemas: files `*.json`, each a list of them.
+    #[arg(long, value_name = "DIR", env = "ARTIFACTDB_SCHEMAS", global = true)]
+    schemas: Option<PathBuf>,
     /// Folder of the mounted secrets.
     #[arg(
         long,
@@ -85,6 +88,18 @@ enum Command {
         /// Tasks that are done at the same time.
         #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
         concurrency: u16,
+        /// Sweep as well, with pauses of so many seconds; absent: another process does.
+        #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+        sweep_every: Option<u64>,
+    },
+    /// Check all stored metadata against the schemas, and write nothing.
+    #[command(
+        after_help = "Prints how many documents do not fit, with some of them, as JSON. To be asked before schemas are replaced by others."
+    )]
+    Rehearse {
+        /// Write the result to this file, too: a pod's /dev/termination-log.
+        #[arg(long, value_name = "PATH")]
+        result: Option<PathBuf>,
     },
     /// Build a new index from the store beside the live one, and switch to it.
     #[command(
@@ -160,7 +175,10 @@ fn main() -> ExitCode {
 }
 
 async fn run(arguments: Arguments) -> anyhow::Result<()> {
-    let config = read_config(&arguments.common.config)?;
+    let config = read_config(
+        &arguments.common.config,
+        arguments.common.schemas.as_deref(),
+    )?;
     let secrets = SecretFiles::new(&arguments.common.secrets);
     let (stop, stopping) = watch::channel(false);
     let (mut terminate, mut interrupt) = (
@@ -211,11 +229,37 @@ async fn run_on(
     stopping: &watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
     match command {
-        Command::Worker { concurrency } => {
+        Command::Worker {
+            concurrency,
+            sweep_every,
+        } => {
             let workers = processes
                 .iter()
                 .map(|process| process.worker(concurrency, stopping.clone()));
-            futures::future::try_join_all(workers).await?;
+            let sweepers = sweep_every.into_iter().flat_map(|seconds| {
+                // Of many workers not all at the same time.
+                let pause = Duration::from_secs(seconds).mul_f64(rand::random_range(0.8..1.2));
+                processes.iter().map(move |process| {
+                    sweep_forever(process.servers.versions.clone(), pause, stopping.clone())
+                })
+            });
+            let (worked, _) = tokio::join!(
+                futures::future::try_join_all(workers),
+                futures::future::join_all(sweepers)
+            );
+            worked?;
+        }
+        Command::Rehearse { result } => {
+            let mut found = Rehearsal::default();
+            for process in processes {
+                found.add(rehearse(&process.indexer).await?);
+            }
+            let text = json!(found).to_string();
+            println!("{text}");
+            if let Some(path) = result {
+                std::fs::write(&path, &text)
+                    .with_context(|| format!("cannot write '{}'", path.display()))?;
+            }
         }
         Command::Sweep {
             every: Some(seconds),

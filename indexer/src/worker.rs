@@ -210,6 +210,12 @@ impl Indexer {
                 .await;
             let documents = match written {
                 Ok(documents) => documents,
+                // The index was switched to other schemas, and a process that knows them follows.
+                Err(TaskError::Permanent(reason)) if !self.search.has_our_mapping().await? => {
+                    return Err(TaskError::Transient(format!(
+                        "the live index has the mapping of other schemas than this process: {reason}"
+                    )));
+                }
                 Err(TaskError::Permanent(reason)) => {
                     // Of a version that cannot be indexed whole, nothing is shown.
                     self.search.remove(project, name, version + 1).await?;

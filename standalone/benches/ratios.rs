@@ -322,6 +322,7 @@ async fn presign() -> (f64, f64) {
         alias: "a".into(),
         bucket: "bucket".into(),
         endpoint: Some("http://localhost:1".into()),
+        public_endpoint: None,
         region: "us-east-1".into(),
         path_style: true,
         version_pinning: None,

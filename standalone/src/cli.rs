@@ -84,6 +84,9 @@ struct ServeArgs {
     /// Address of the object store, as clients reach it; port 0 picks one.
     #[arg(long, default_value = "localhost:0")]
     s3_listen: String,
+    /// URL by which clients reach the object store, where that is not its address.
+    #[arg(long, value_name = "URL")]
+    s3_url: Option<String>,
     /// Where to write `{"url","s3_endpoint","token","pid"}` once it answers.
     #[arg(long, value_name = "PATH")]
     ready_file: Option<PathBuf>,
@@ -316,6 +319,7 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
         data: args.data,
         listen: args.listen,
         s3_listen: args.s3_listen,
+        s3_url: args.s3_url,
         ready_file: args.ready_file,
     })
     .await?;

@@ -42,6 +42,8 @@ pub struct ServeOptions {
     pub data: PathBuf,
     pub listen: String,
     pub s3_listen: String,
+    /// What presigned URLs name; absent: where the store listens.
+    pub s3_url: Option<String>,
     pub ready_file: Option<PathBuf>,
 }
 
@@ -174,7 +176,7 @@ pub async fn start(options: &ServeOptions) -> anyhow::Result<Instance> {
     let (listener, address) = bind(&options.s3_listen).await?;
     let s3_endpoint = endpoint(&options.s3_listen, address);
     let objects = open_objects(data).await?;
-    config.storage = storage(&config, &s3_endpoint);
+    config.storage = storage(&config, &s3_endpoint, options.s3_url.as_deref());
     // The whole instance is in this process, whatever servers it would have in a cluster.
     config.elasticsearch = None;
     config.redis = None;
@@ -349,11 +351,12 @@ async fn open_objects(data: &Path) -> anyhow::Result<ObjectStore> {
 }
 
 /// The embedded buckets, under the aliases and names that the resources give.
-fn storage(config: &InstanceConfig, endpoint: &str) -> Vec<StorageConfig> {
+fn storage(config: &InstanceConfig, endpoint: &str, public: Option<&str>) -> Vec<StorageConfig> {
     let embedded = |alias: &str, bucket: String| StorageConfig {
         alias: alias.to_owned(),
         bucket,
         endpoint: Some(endpoint.to_owned()),
+        public_endpoint: public.map(str::to_owned),
         region: "us-east-1".to_owned(),
         path_style: true,
         version_pinning: Some(true),

@@ -41,6 +41,17 @@ pub enum MappingError {
     TooManyFields { schema: String },
 }
 
+impl MappingError {
+    /// The schema that is left out.
+    pub fn schema(&self) -> &str {
+        match self {
+            MappingError::Conflict { schema, .. }
+            | MappingError::Field { schema, .. }
+            | MappingError::TooManyFields { schema } => schema,
+        }
+    }
+}
+
 /// Compiles `sources`, oldest first. A schema that conflicts with an older one is left out whole
 /// and reported; the mapping holds the others.
 pub fn compile(sources: &[Source<'_>]) -> (Mapping, Vec<MappingError>) {
@@ -76,7 +87,8 @@ pub fn compile(sources: &[Source<'_>]) -> (Mapping, Vec<MappingError>) {
     (mapping, refused)
 }
 
-fn count(object: &ObjectField) -> usize {
+/// Fields of an object and below it.
+pub(super) fn count(object: &ObjectField) -> usize {
     object
         .fields
         .values()

@@ -158,6 +158,11 @@ impl Mapping {
         object_json(&self.root)
     }
 
+    /// Fields, objects among them.
+    pub fn fields(&self) -> usize {
+        compile::count(&self.root)
+    }
+
     /// Hexadecimal SHA-256 of the mapping: what an index keeps to know whether it is current.
     pub fn hash(&self) -> String {
         hex::encode(Sha256::digest(self.to_json().to_string()))

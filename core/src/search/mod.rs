@@ -198,6 +198,12 @@ pub trait Search: Send + Sync {
         size: usize,
     ) -> Result<ProjectsPage, SearchError>;
 
+    /// Whether the index that answers has the mapping of this process. One that has not belongs to
+    /// processes with other schemas, and what does not fit here may fit there.
+    async fn has_our_mapping(&self) -> Result<bool, SearchError> {
+        Ok(true)
+    }
+
     /// Documents in the index.
     async fn count(&self) -> Result<u64, SearchError>;
 }

@@ -79,7 +79,11 @@ impl S3Store {
             client: Client::from_conf(config.build()),
             bucket: storage.bucket.clone(),
             presigner: Presigner::new(
-                endpoint.unwrap_or(&aws_endpoint(&storage.region)),
+                storage
+                    .public_endpoint
+                    .as_deref()
+                    .or(endpoint)
+                    .unwrap_or(&aws_endpoint(&storage.region)),
                 &storage.bucket,
                 &storage.region,
                 storage.path_style,
@@ -592,6 +596,7 @@ mod tests {
             alias: "a".into(),
             bucket: "b".into(),
             endpoint: None,
+            public_endpoint: None,
             region: region.into(),
             path_style,
             version_pinning: None,

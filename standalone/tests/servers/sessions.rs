@@ -28,6 +28,7 @@ fn client(server: &Server, block: &Value) -> Client {
     let text = |name: &str| block["credentials"][name].as_str().unwrap().to_owned();
     let storage = StorageConfig {
         endpoint: Some(services().s3.clone()),
+        public_endpoint: None,
         sts: None,
         ..server.real().config.storage[0].clone()
     };

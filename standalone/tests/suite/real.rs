@@ -94,6 +94,7 @@ impl Real {
             alias: alias.to_owned(),
             bucket,
             endpoint: Some(services.s3.clone()),
+            public_endpoint: None,
             region: "us-east-1".to_owned(),
             path_style: true,
             version_pinning: None,
@@ -161,6 +162,7 @@ impl Real {
         // For the tests themselves: not through what a configuration may put in between.
         let direct = StorageConfig {
             endpoint: Some(services.s3.clone()),
+            public_endpoint: None,
             ..config.storage[0].clone()
         };
         let engine = InstanceConfig {

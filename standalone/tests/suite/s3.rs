@@ -1684,6 +1684,7 @@ async fn conformance() {
         alias: "test".into(),
         bucket: bucket.clone(),
         endpoint: Some(endpoint),
+        public_endpoint: None,
         region: "us-east-1".into(),
         path_style: true,
         version_pinning: None,

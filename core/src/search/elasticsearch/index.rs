@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 
 use elasticsearch::http::Method;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use super::Elasticsearch;
 use super::client::RequestError;
@@ -28,6 +29,30 @@ pub struct Found {
     pub ours: bool,
     /// Whether it was made by this release's way of indexing.
     pub current_format: bool,
+    /// As the engine tells it.
+    pub mapping: Value,
+}
+
+/// What the engine has under an instance's names.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Seen {
+    pub template: TemplateStanding,
+    pub live: Option<Found>,
+    pub building: Option<Found>,
+    /// In the live index.
+    pub documents: Option<u64>,
+    /// In the index that is being built.
+    pub built: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum TemplateStanding {
+    #[default]
+    Missing,
+    Current,
+    Outdated,
+    /// Somebody else's.
+    Foreign,
 }
 
 /// What the live index is to the mapping that is wanted.
@@ -36,7 +61,7 @@ pub enum Standing {
     /// There is none: it has to be built from the store.
     Missing,
     Current,
-    /// Only fields were added, and they were added in place.
+    /// Only fields were added, which is done in place.
     Extended,
     /// The wanted mapping needs a new index.
     Outdated,
@@ -87,14 +112,84 @@ impl Elasticsearch {
         mappings
     }
 
-    /// Writes the index template: what a new index of the instance is made from.
-    pub async fn put_template(&self) -> Result<(), SearchError> {
+    fn template(&self) -> Value {
         let mut body = json!({
             "index_patterns": [self.pattern()],
             "priority": 500,
             "template": {"settings": {"index": self.settings()}, "mappings": self.mappings()},
-            "_meta": {"owner": OWNER, "instance": self.instance},
         });
+        let hash = hex::encode(Sha256::digest(body.to_string()));
+        body["_meta"] = json!({"owner": OWNER, "instance": self.instance, "hash": hash});
+        body
+    }
+
+    /// Whether the index template is there, and is what `put_template` would write.
+    async fn template_standing(&self) -> Result<TemplateStanding, SearchError> {
+        let path = format!("/_index_template/{}", self.base);
+        let query = [("filter_path", "index_templates.index_template._meta")];
+        let answer = match self.client.json(Method::Get, &path, &query, None).await {
+            Ok(answer) => answer,
+            Err(error) if error.status() == 404 => return Ok(TemplateStanding::Missing),
+            Err(error) => return Err(error.into()),
+        };
+        let meta = &answer["index_templates"][0]["index_template"]["_meta"];
+        let ours = meta["owner"] == OWNER && meta["instance"] == *self.instance;
+        Ok(match (ours, *meta == self.template()["_meta"]) {
+            (false, _) => TemplateStanding::Foreign,
+            (true, true) => TemplateStanding::Current,
+            (true, false) => TemplateStanding::Outdated,
+        })
+    }
+
+    /// Looks at everything of the instance; changes nothing.
+    pub async fn look(&self) -> Result<Seen, SearchError> {
+        let template = self.template_standing().await?;
+        let live = self.live().await?;
+        let building = self.building().await?;
+        let documents = match &live {
+            Some(live) => Some(self.count_of(&live.name).await?),
+            None => None,
+        };
+        let built = match &building {
+            Some(building) => Some(self.count_of(&building.name).await?),
+            None => None,
+        };
+        Ok(Seen {
+            template,
+            live,
+            building,
+            documents,
+            built,
+        })
+    }
+
+    /// What an index is to the mapping that is wanted. Fields that it lacks count as extended: they
+    /// can be added in place.
+    pub fn standing(&self, found: &Found) -> Standing {
+        if !found.current_format {
+            return Standing::Outdated;
+        }
+        if found.mapping_hash == self.mapping.hash() {
+            return Standing::Current;
+        }
+        match extends(&self.mapping, &found.mapping) {
+            true => Standing::Extended,
+            false => Standing::Outdated,
+        }
+    }
+
+    /// Adds the fields that an index lacks.
+    pub async fn add_fields(&self, index: &str) -> Result<(), SearchError> {
+        let path = format!("/{index}/_mapping");
+        self.client
+            .json(Method::Put, &path, &[], Some(&self.mappings()))
+            .await?;
+        Ok(())
+    }
+
+    /// Writes the index template: what a new index of the instance is made from.
+    pub async fn put_template(&self) -> Result<(), SearchError> {
+        let mut body = self.template();
         let path = format!("/_index_template/{}", self.base);
         if !self.opensearch.load(Ordering::Relaxed) {
             body["allow_auto_create"] = json!(false);
@@ -134,6 +229,7 @@ impl Elasticsearch {
                 mapping_hash: meta["mappingHash"].as_str().unwrap_or_default().to_owned(),
                 ours: meta["owner"] == OWNER && meta["instance"] == *self.instance,
                 current_format: meta["format"] == FORMAT,
+                mapping: body["mappings"].clone(),
             });
         }
         found.sort_by(|a, b| a.name.cmp(&b.name));
@@ -163,21 +259,11 @@ impl Elasticsearch {
                 live.name, self.base
             )));
         }
-        if !live.current_format {
-            return Ok(Standing::Outdated);
+        let standing = self.standing(&live);
+        if standing == Standing::Extended {
+            self.add_fields(&live.name).await?;
         }
-        if live.mapping_hash == self.mapping.hash() {
-            return Ok(Standing::Current);
-        }
-        let path = format!("/{}/_mapping", live.name);
-        let current = self.client.json(Method::Get, &path, &[], None).await?;
-        if !extends(&self.mapping, &current[&live.name]["mappings"]) {
-            return Ok(Standing::Outdated);
-        }
-        self.client
-            .json(Method::Put, &path, &[], Some(&self.mappings()))
-            .await?;
-        Ok(Standing::Extended)
+        Ok(standing)
     }
 
     /// Makes the index to be filled, or finds the one that an interrupted build left and that fits.
@@ -245,6 +331,10 @@ impl Elasticsearch {
     pub async fn count_in(&self, index: &str) -> Result<u64, SearchError> {
         let path = format!("/{index}/_refresh");
         self.client.json(Method::Post, &path, &[], None).await?;
+        self.count_of(index).await
+    }
+
+    async fn count_of(&self, index: &str) -> Result<u64, SearchError> {
         let path = format!("/{index}/_count");
         let answer = self.client.json(Method::Get, &path, &[], None).await?;
         Ok(answer["count"].as_u64().unwrap_or(0))

@@ -37,7 +37,7 @@ use client::Client;
 use remembered::Remembered;
 
 pub use client::{EngineCredentials, EngineSetupError};
-pub use index::{Found, Standing};
+pub use index::{Found, Seen, Standing, TemplateStanding};
 
 /// How long it may take until a writer learns that an index is being built.
 pub const TARGETS_LIFE: Duration = Duration::from_secs(1);
@@ -58,6 +58,21 @@ impl Default for IndexOptions {
             replicas: 1,
             retained_indices: 1,
         }
+    }
+}
+
+/// A client of an engine's nodes, for any number of instances.
+#[derive(Clone)]
+pub struct Connection(Client);
+
+impl Connection {
+    /// Nothing is sent yet.
+    pub fn new(
+        urls: &[String],
+        credentials: Option<EngineCredentials>,
+        ca: Option<&[u8]>,
+    ) -> Result<Self, EngineSetupError> {
+        Ok(Self(Client::new(urls, credentials, ca)?))
     }
 }
 
@@ -88,9 +103,20 @@ impl Elasticsearch {
         mapping: Mapping,
         options: IndexOptions,
     ) -> Result<Self, EngineSetupError> {
+        let connection = Connection::new(urls, credentials, ca)?;
+        Ok(Self::on(&connection, instance, mapping, options))
+    }
+
+    /// The part of an instance, over a connection that others use too.
+    pub fn on(
+        connection: &Connection,
+        instance: &str,
+        mapping: Mapping,
+        options: IndexOptions,
+    ) -> Self {
         let base = format!("artifactdb_{}", instance.replace('/', "_")).to_lowercase();
-        Ok(Self {
-            client: Client::new(urls, credentials, ca)?,
+        Self {
+            client: connection.0.clone(),
             instance: instance.to_owned(),
             base,
             mapping,
@@ -99,7 +125,7 @@ impl Elasticsearch {
             targets: Mutex::new(None),
             opensearch: AtomicBool::new(false),
             remembered: Remembered::new(),
-        })
+        }
     }
 
     /// The same engine, restricted to one index: what fills an index that is not live yet.
@@ -301,6 +327,11 @@ impl Search for Elasticsearch {
         size: usize,
     ) -> Result<ProjectsPage, SearchError> {
         self.projects_page(query, field, after, size).await
+    }
+
+    async fn has_our_mapping(&self) -> Result<bool, SearchError> {
+        let hash = self.live().await?.map(|live| live.mapping_hash);
+        Ok(hash.is_none_or(|hash| hash == self.mapping.hash()))
     }
 
     async fn count(&self) -> Result<u64, SearchError> {

@@ -1,0 +1,258 @@
+//! Everything that is watched beside the custom resources: children, and the Secrets and ConfigMaps
+//! that resources refer to. What is kept of an object is what decisions need, never a Secret's data.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use kube::runtime::watcher::Event;
+use parking_lot::RwLock;
+
+use crate::names::{APPLIED, COMPONENT, INSTANCE, MANAGED_BY, MANAGER, MAPPING, SCHEMAS};
+use crate::object::{Child, ChildKind};
+
+type Key = (ChildKind, String, String);
+
+#[derive(Default)]
+struct Known {
+    all: HashMap<Key, Arc<Child>>,
+    /// Keys of children, by namespace and instance.
+    by_instance: HashMap<(String, String), HashSet<Key>>,
+    /// What a list that is not complete yet has shown so far.
+    listing: HashMap<ChildKind, HashMap<Key, Arc<Child>>>,
+}
+
+/// What is seen, by kind, namespace and name.
+#[derive(Default)]
+pub struct Children(RwLock<Known>);
+
+/// An object that changed, and how it was before.
+pub struct Change {
+    pub kind: ChildKind,
+    pub before: Option<Arc<Child>>,
+    pub after: Option<Arc<Child>>,
+}
+
+fn key(kind: ChildKind, child: &Child) -> Key {
+    let namespace = child.metadata.namespace.clone().unwrap_or_default();
+    (kind, namespace, child.name().to_owned())
+}
+
+fn group(child: &Child) -> Option<(String, String)> {
+    let instance = child.label(INSTANCE)?.to_owned();
+    (child.label(MANAGED_BY) == Some(MANAGER)).then(|| {
+        (
+            child.metadata.namespace.clone().unwrap_or_default(),
+            instance,
+        )
+    })
+}
+
+/// Drops what no decision needs: of a large cluster this is most.
+fn pruned(mut child: Child) -> Arc<Child> {
+    let own = child.label(MANAGED_BY) == Some(MANAGER);
+    let meta = &mut child.metadata;
+    meta.managed_fields = None;
+    let labels = meta.labels.get_or_insert_default();
+    labels.retain(|name, _| own && [MANAGED_BY, INSTANCE, COMPONENT].contains(&&**name));
+    let annotations = meta.annotations.get_or_insert_default();
+    annotations.retain(|name, _| own && [APPLIED, SCHEMAS, MAPPING].contains(&&**name));
+    if !own {
+        meta.owner_references = None;
+    }
+    Arc::new(child)
+}
+
+impl Known {
+    fn put(&mut self, key: Key, child: Arc<Child>) -> Option<Arc<Child>> {
+        if let Some(group) = group(&child) {
+            self.by_instance
+                .entry(group)
+                .or_default()
+                .insert(key.clone());
+        }
+        let before = self.all.insert(key.clone(), child.clone());
+        if let Some(before) = &before
+            && group(before) != group(&child)
+        {
+            self.ungroup(&key, before);
+        }
+        before
+    }
+
+    fn lose(&mut self, key: &Key) -> Option<Arc<Child>> {
+        let before = self.all.remove(key)?;
+        self.ungroup(key, &before);
+        Some(before)
+    }
+
+    fn ungroup(&mut self, key: &Key, before: &Child) {
+        let Some(group) = group(before) else { return };
+        if let Some(keys) = self.by_instance.get_mut(&group) {
+            keys.remove(key);
+            if keys.is_empty() {
+                self.by_instance.remove(&group);
+            }
+        }
+    }
+}
+
+impl Children {
+    /// Takes in what a watch says of `kind`. Returns what changed.
+    pub fn take(&self, kind: ChildKind, event: Event<Child>) -> Vec<Change> {
+        let mut known = self.0.write();
+        match event {
+            Event::Init => {
+                known.listing.insert(kind, HashMap::new());
+                Vec::new()
+            }
+            Event::InitApply(child) => {
+                let child = pruned(child);
+                known
+                    .listing
+                    .entry(kind)
+                    .or_default()
+                    .insert(key(kind, &child), child);
+                Vec::new()
+            }
+            Event::InitDone => {
+                let listed = known.listing.remove(&kind).unwrap_or_default();
+                let gone: Vec<Key> = known
+                    .all
+                    .keys()
+                    .filter(|key| key.0 == kind && !listed.contains_key(key))
+                    .cloned()
+                    .collect();
+                let mut changes: Vec<Change> = gone
+                    .iter()
+                    .map(|key| Change {
+                        kind,
+                        before: known.lose(key),
+                        after: None,
+                    })
+                    .collect();
+                for (key, child) in listed {
+                    let before = known.put(key, child.clone());
+                    let version = |child: &Arc<Child>| child.metadata.resource_version.clone();
+                    if before.as_ref().map(version) != Some(version(&child)) {
+                        changes.push(Change {
+                            kind,
+                            before,
+                            after: Some(child),
+                        });
+                    }
+                }
+                changes
+            }
+            Event::Apply(child) => {
+                let child = pruned(child);
+                let before = known.put(key(kind, &child), child.clone());
+                vec![Change {
+                    kind,
+                    before,
+                    after: Some(child),
+                }]
+            }
+            Event::Delete(child) => {
+                let before = known.lose(&key(kind, &child));
+                vec![Change {
+                    kind,
+                    before,
+                    after: None,
+                }]
+            }
+        }
+    }
+
+    /// Takes in what the API server answered to a write: the watch tells it later.
+    pub fn learn(&self, kind: ChildKind, child: Child) {
+        let child = pruned(child);
+        let key = key(kind, &child);
+        let mut known = self.0.write();
+        let number = |child: &Child| -> Option<u64> {
+            child.metadata.resource_version.as_ref()?.parse().ok()
+        };
+        let newer = known
+            .all
+            .get(&key)
+            .is_none_or(|before| number(before) < number(&child));
+        if newer {
+            known.put(key, child);
+        }
+    }
+
+    pub fn get(&self, kind: ChildKind, namespace: &str, name: &str) -> Option<Arc<Child>> {
+        let key = (kind, namespace.to_owned(), name.to_owned());
+        self.0.read().all.get(&key).cloned()
+    }
+
+    /// The children of an instance, by kind and name.
+    pub fn of(&self, namespace: &str, instance: &str) -> BTreeMap<(ChildKind, String), Arc<Child>> {
+        let known = self.0.read();
+        let group = (namespace.to_owned(), instance.to_owned());
+        let keys = known.by_instance.get(&group).into_iter().flatten();
+        keys.filter_map(|key| Some(((key.0, key.2.clone()), known.all.get(key)?.clone())))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn child(name: &str, version: &str, managed: bool) -> Child {
+        let labels = match managed {
+            true => json!({MANAGED_BY: MANAGER, INSTANCE: "i", "other": "x"}),
+            false => json!({"other": "x"}),
+        };
+        serde_json::from_value(json!({"metadata": {
+            "name": name, "namespace": "n", "resourceVersion": version, "labels": labels,
+        }}))
+        .unwrap()
+    }
+
+    fn names(children: &Children) -> Vec<String> {
+        children.of("n", "i").into_keys().map(|key| key.1).collect()
+    }
+
+    #[test]
+    fn a_list_replaces_what_was_known_and_tells_what_changed() {
+        let children = Children::default();
+        let kind = ChildKind::ConfigMap;
+        for event in [
+            Event::Init,
+            Event::InitApply(child("a", "1", true)),
+            Event::InitApply(child("b", "2", true)),
+            Event::InitApply(child("theirs", "3", false)),
+        ] {
+            assert!(children.take(kind, event).is_empty());
+        }
+        assert!(names(&children).is_empty(), "half a list is no list");
+        assert_eq!(children.take(kind, Event::InitDone).len(), 3);
+        assert_eq!(names(&children), ["a", "b"]);
+        assert!(children.get(kind, "n", "theirs").is_some());
+        children.take(kind, Event::Apply(child("c", "4", true)));
+        for event in [
+            Event::Init,
+            Event::InitApply(child("a", "1", true)),
+            Event::InitApply(child("b", "5", true)),
+        ] {
+            children.take(kind, event);
+        }
+        let changed = children.take(kind, Event::InitDone);
+        // `theirs` and `c` are gone, `b` is another one, `a` is as it was.
+        assert_eq!(changed.len(), 3);
+        assert_eq!(names(&children), ["a", "b"]);
+    }
+
+    #[test]
+    fn an_answer_that_is_older_than_the_watch_changes_nothing() {
+        let children = Children::default();
+        let kind = ChildKind::Service;
+        children.take(kind, Event::Apply(child("a", "10", true)));
+        children.learn(kind, child("a", "9", false));
+        assert_eq!(names(&children), ["a"]);
+        children.learn(kind, child("a", "11", false));
+        assert!(names(&children).is_empty());
+    }
+}

@@ -1,0 +1,295 @@
+//! Everything that a plan of an instance depends on, looked up: the caches first, and the API server
+//! only for what no cache may hold (Secrets' keys, credentials of the engine, ConfigMaps of schemas,
+//! the last words of a Job).
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use artifactdb_core::search::elasticsearch::{Elasticsearch, EngineCredentials};
+use artifactdb_crds::instance::ArtifactDBSpec;
+use artifactdb_crds::resolve::{assemble, selects};
+use artifactdb_crds::{ArtifactDB, ArtifactSchema};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
+use kube::ResourceExt;
+use kube::api::{Api, ListParams};
+use parking_lot::Mutex;
+
+use crate::engine::{self, Access, Engines};
+use crate::names::{COMPONENT, INSTANCE};
+use crate::object::{Child, ChildKind};
+use crate::plan::{Observed, Rehearsal, SecretSeen, is_about};
+use crate::references::references;
+use crate::world::{World, readable_in};
+
+/// What was read of Secrets and ConfigMaps, by uid and resource version: keys and schemas, never a
+/// Secret's values.
+#[derive(Default)]
+pub struct Reading {
+    keys: Mutex<HashMap<String, (String, Vec<String>)>>,
+    texts: Mutex<HashMap<String, (String, Option<BTreeMap<String, String>>)>>,
+    pub engines: Engines,
+}
+
+/// What was observed, and the parts of the engine that it was observed in.
+pub struct Gathered {
+    pub observed: Observed,
+    pub parts: Vec<Elasticsearch>,
+}
+
+/// Looks up everything for one instance. An engine that is away is part of what is observed; an API
+/// server that is away is an error.
+pub async fn gather(
+    world: &World,
+    reading: &Reading,
+    instance: Arc<ArtifactDB>,
+) -> Result<Gathered, kube::Error> {
+    let namespace = instance.namespace().unwrap_or_default();
+    let name = instance.name_any();
+    let mut schemas = readable_in(&world.schemas, &namespace);
+    schemas.retain(|schema| selects(&instance, schema));
+    age(&mut schemas);
+    for schema in &mut schemas {
+        inline(world, reading, &namespace, schema).await?;
+    }
+    let mut given = (*instance).clone();
+    given.metadata.namespace = Some(namespace.clone());
+    let origin = String::new();
+    let assembled = assemble(&origin, &given, schemas.iter().map(|own| (&origin, own)));
+    let secrets = secrets(world, reading, &namespace, &instance.spec).await?;
+    let children = world.children.of(&namespace, &name);
+    let mut parts = Vec::new();
+    let mut engine = Ok(Vec::new());
+    let mut rehearsal = None;
+    let mut job_failure = None;
+    if let Some(config) = &assembled.config
+        && instance.spec.standalone.is_none()
+        && instance.spec.elasticsearch.is_some()
+    {
+        let access = access(world, &namespace, &instance.spec).await?;
+        engine = match reading.engines.of(config, &access) {
+            Ok(own) => {
+                parts = own;
+                engine::look(&parts).await
+            }
+            Err(error) => Err(error),
+        }
+        .map_err(|error| error.to_string());
+        let mapping = config.mapping().0.hash();
+        (rehearsal, job_failure) = job_results(world, &instance, &children, &mapping).await?;
+    }
+    Ok(Gathered {
+        observed: Observed {
+            instance,
+            assembled,
+            secrets,
+            children,
+            engine,
+            rehearsal,
+            job_failure,
+        },
+        parts,
+    })
+}
+
+/// Sorts schemas as they were made: of two that differ on a field the older wins.
+pub fn age(schemas: &mut [ArtifactSchema]) {
+    schemas.sort_by_cached_key(|own| {
+        let made = own.creation_timestamp().map(|time| time.0);
+        (made, own.name_any())
+    });
+}
+
+/// Puts the schema of a `schemaRef` into its place. One that cannot be found stays as it is, and is
+/// refused with what is said here in its place.
+pub async fn inline(
+    world: &World,
+    reading: &Reading,
+    namespace: &str,
+    schema: &mut ArtifactSchema,
+) -> Result<(), kube::Error> {
+    let Some(reference) = schema.spec.schema_ref.clone() else {
+        return Ok(());
+    };
+    if schema.spec.schema.is_some() {
+        return Ok(());
+    }
+    let Some(seen) = world
+        .children
+        .get(ChildKind::ConfigMap, namespace, &reference.config_map)
+    else {
+        return Ok(());
+    };
+    let uid = seen.uid().unwrap_or_default();
+    let version = seen.resource_version().unwrap_or_default();
+    let known = reading.texts.lock().get(&uid).cloned();
+    let data = match known {
+        Some((at, data)) if at == version => data,
+        _ => {
+            let api: Api<ConfigMap> = Api::namespaced(world.client.clone(), namespace);
+            let data = api
+                .get_opt(&reference.config_map)
+                .await?
+                .and_then(|own| own.data);
+            reading.texts.lock().insert(uid, (version, data.clone()));
+            data
+        }
+    };
+    let text = data.and_then(|mut data| data.remove(&reference.key));
+    if let Some(body) = text.and_then(|text| serde_json::from_str(&text).ok()) {
+        schema.spec.schema = Some(body);
+        schema.spec.schema_ref = None;
+    }
+    Ok(())
+}
+
+async fn secrets(
+    world: &World,
+    reading: &Reading,
+    namespace: &str,
+    spec: &ArtifactDBSpec,
+) -> Result<BTreeMap<String, SecretSeen>, kube::Error> {
+    let mut all = BTreeMap::new();
+    for reference in references(spec) {
+        if all.contains_key(&reference.name) {
+            continue;
+        }
+        let Some(seen) = world
+            .children
+            .get(ChildKind::Secret, namespace, &reference.name)
+        else {
+            continue;
+        };
+        let uid = seen.uid().unwrap_or_default();
+        let version = seen.resource_version().unwrap_or_default();
+        let known = reading.keys.lock().get(&uid).cloned();
+        let keys = match known {
+            Some((at, keys)) if at == version => keys,
+            _ => {
+                let api: Api<Secret> = Api::namespaced(world.client.clone(), namespace);
+                let Some(secret) = api.get_opt(&reference.name).await? else {
+                    continue;
+                };
+                let keys: Vec<String> = secret.data.unwrap_or_default().into_keys().collect();
+                reading
+                    .keys
+                    .lock()
+                    .insert(uid, (version.clone(), keys.clone()));
+                keys
+            }
+        };
+        all.insert(
+            reference.name,
+            SecretSeen {
+                resource_version: version,
+                keys,
+            },
+        );
+    }
+    Ok(all)
+}
+
+/// How the engine is reached, by the Secrets that the spec refers to. They are read each time and
+/// held by the connection alone.
+pub async fn access(
+    world: &World,
+    namespace: &str,
+    spec: &ArtifactDBSpec,
+) -> Result<Access, kube::Error> {
+    let mut access = Access::default();
+    let Some(engine) = &spec.elasticsearch else {
+        return Ok(access);
+    };
+    let api: Api<Secret> = Api::namespaced(world.client.clone(), namespace);
+    if let Some(reference) = &engine.credentials_secret_ref
+        && let Some(secret) = api.get_opt(&reference.name).await?
+    {
+        access.version = format!("{}@{:?}", reference.name, secret.resource_version());
+        let text = |key: &str| -> Option<String> {
+            let bytes = secret.data.as_ref()?.get(key)?.0.clone();
+            Some(String::from_utf8(bytes).ok()?.trim_end().to_owned())
+        };
+        access.credentials = match (text("apiKey"), text("username"), text("password")) {
+            (Some(key), ..) => Some(EngineCredentials::ApiKey(key)),
+            (None, Some(username), Some(password)) => {
+                Some(EngineCredentials::Basic { username, password })
+            }
+            _ => None,
+        };
+    }
+    if let Some(reference) = &engine.ca_secret_ref
+        && let Some(secret) = api.get_opt(&reference.name).await?
+    {
+        access.version = format!(
+            "{} {}@{:?}",
+            access.version,
+            reference.name,
+            secret.resource_version()
+        );
+        let data = secret.data.unwrap_or_default();
+        access.ca = data.get(&reference.key).map(|bytes| bytes.0.clone());
+    }
+    Ok(access)
+}
+
+/// What the Jobs of the wanted mapping have come to: the rehearsal, from the status once it is told
+/// there, and what one of them failed by.
+async fn job_results(
+    world: &World,
+    instance: &ArtifactDB,
+    children: &BTreeMap<(ChildKind, String), Arc<Child>>,
+    mapping: &str,
+) -> Result<(Option<Rehearsal>, Option<String>), kube::Error> {
+    let told = instance
+        .status
+        .as_ref()
+        .and_then(|status| status.index.as_ref())
+        .and_then(|index| index.rehearsal.as_ref())
+        .filter(|own| own.mapping_hash == mapping);
+    let mut rehearsal = told.map(|own| Rehearsal {
+        checked: u64::try_from(own.checked).unwrap_or(0),
+        failed: u64::try_from(own.failed).unwrap_or(0),
+        samples: own.samples.clone(),
+    });
+    let mut failure = None;
+    let jobs = children
+        .iter()
+        .filter(|((kind, _), child)| *kind == ChildKind::Job && is_about(child, mapping));
+    for ((_, name), job) in jobs {
+        let rehearses = job.label(COMPONENT) == Some("rehearse");
+        if job.holds("Complete") && rehearses && rehearsal.is_none() {
+            let words = last_words(world, instance, name).await?;
+            rehearsal = words.and_then(|words| serde_json::from_str(words.trim()).ok());
+        }
+        if job.holds("Failed") {
+            let words = last_words(world, instance, name).await?.unwrap_or_default();
+            let line = words.trim().lines().last().unwrap_or_default().to_owned();
+            failure = Some(format!("Job '{name}' failed: {line}"));
+        }
+    }
+    Ok((rehearsal, failure))
+}
+
+/// The termination message of the pod of a Job that ended last.
+async fn last_words(
+    world: &World,
+    instance: &ArtifactDB,
+    job: &str,
+) -> Result<Option<String>, kube::Error> {
+    let namespace = instance.namespace().unwrap_or_default();
+    let api: Api<Pod> = Api::namespaced(world.client.clone(), &namespace);
+    let selector = format!(
+        "batch.kubernetes.io/job-name={job},{INSTANCE}={}",
+        instance.name_any()
+    );
+    let pods = api.list(&ListParams::default().labels(&selector)).await?;
+    let mut ended: Vec<_> = pods
+        .items
+        .into_iter()
+        .filter_map(|pod| {
+            let statuses = pod.status?.container_statuses?;
+            statuses.into_iter().find_map(|own| own.state?.terminated)
+        })
+        .collect();
+    ended.sort_by_key(|own| own.finished_at.as_ref().map(|time| time.0));
+    Ok(ended.pop().and_then(|own| own.message))
+}

@@ -1,0 +1,500 @@
+//! What shall be, from what is wanted and what is there. Pure: the same observation gives the same
+//! plan, and no input makes it fail; what cannot be is a refusal or a problem, told in the status.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use artifactdb_core::config::{InstanceConfig, SchemaItem, SchemasConfig};
+use artifactdb_core::search::elasticsearch::{Standing, TemplateStanding};
+use artifactdb_crds::ArtifactDB;
+use artifactdb_crds::resolve::Assembled;
+use kube::ResourceExt;
+use serde::{Deserialize, Serialize};
+
+use crate::names::{MAPPING, SCHEMAS, short_hash};
+use crate::object::{Child, ChildKind};
+use crate::references::references;
+
+/// Digits of the hashes in names.
+const DIGITS: usize = 10;
+/// Pods that fill an index together, at the most.
+const SHARDS_MAX: u32 = 8;
+/// Bytes of one schema at the most: it has to fit into a ConfigMap.
+const SCHEMA_MAX: usize = 900 * 1024;
+
+/// A Secret that is referred to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecretSeen {
+    pub resource_version: String,
+    pub keys: Vec<String>,
+}
+
+/// One storage's part of the engine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IndexSeen {
+    pub alias: String,
+    pub template: TemplateStanding,
+    pub live: Option<LiveSeen>,
+    pub building: Option<LiveSeen>,
+    pub documents: Option<u64>,
+    pub built: Option<u64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LiveSeen {
+    pub name: String,
+    pub ours: bool,
+    pub mapping_hash: String,
+    pub standing: Standing,
+}
+
+/// What a rehearsal found: whether the stored metadata fits schemas that would replace others.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rehearsal {
+    pub checked: u64,
+    pub failed: u64,
+    /// Some of those that failed, with why.
+    #[serde(default)]
+    pub samples: Vec<String>,
+}
+
+/// Everything that a plan of an instance depends on.
+#[derive(Debug, Clone)]
+pub struct Observed {
+    pub instance: Arc<ArtifactDB>,
+    pub assembled: Assembled,
+    /// By name; absent: there is none.
+    pub secrets: BTreeMap<String, SecretSeen>,
+    pub children: BTreeMap<(ChildKind, String), Arc<Child>>,
+    /// By storage, the default one first; or why the engine cannot be asked.
+    pub engine: Result<Vec<IndexSeen>, String>,
+    /// The rehearsal of the mapping that is wanted, once its Job has ended.
+    pub rehearsal: Option<Rehearsal>,
+    /// What the Jobs of the mapping that is wanted failed by.
+    pub job_failure: Option<String>,
+}
+
+/// Why something is not as it was wanted, for machines and for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    pub reason: &'static str,
+    pub message: String,
+}
+
+/// The schemas that pods work by.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Served {
+    /// Those that are wanted.
+    Wanted,
+    /// Those from before: the index does not fit what is wanted yet.
+    Former {
+        hash: String,
+        config_maps: Vec<String>,
+    },
+}
+
+/// A change in the engine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    PutTemplate,
+    AddFields {
+        index: String,
+    },
+    /// Make the index that the workers fill and make live.
+    BeginBuild,
+}
+
+/// Where the index is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum IndexState {
+    /// There is no engine: it is in the pod.
+    Embedded,
+    Current,
+    /// There is none yet: workers fill the first one.
+    First,
+    /// It is checked whether what is stored fits.
+    Rehearsing,
+    /// Some of it does not, and nobody has said to go on.
+    Waiting(Rehearsal),
+    Building,
+    Failed(String),
+    /// Another owner's index has our name.
+    Foreign(String),
+    Away(String),
+}
+
+/// A Job that is about a mapping.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum IndexJob {
+    Rehearse,
+    Reindex { shards: u32, allow_failed: bool },
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct IndexPlan {
+    pub state: IndexState,
+    /// By the place of the storage, in order.
+    pub steps: Vec<(usize, Step)>,
+    pub job: Option<IndexJob>,
+    pub mapping_hash: String,
+}
+
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub instance: Arc<ArtifactDB>,
+    /// Without schemas.
+    pub config: InstanceConfig,
+    /// The ones that are wanted.
+    pub schemas: Vec<SchemaItem>,
+    pub schemas_hash: String,
+    pub served: Served,
+    pub index: IndexPlan,
+    /// Changes with the Secrets that pods mount.
+    pub secrets_hash: String,
+    /// Whether a key for signing has to be made.
+    pub makes_signing_key: bool,
+    /// Names of ConfigMaps of ours that pods still mount.
+    pub mounted: Vec<String>,
+    pub paused: bool,
+    /// What is wrong and does not keep the rest from going on.
+    pub problems: Vec<Problem>,
+}
+
+/// What comes of an observation.
+#[derive(Debug, Clone)]
+pub enum Outcome {
+    Planned(Box<Plan>),
+    /// Nothing is changed until somebody mends this.
+    Refused(Vec<Problem>),
+}
+
+/// Decides. Everything that may be wrong with the input is told at once.
+pub fn plan(observed: &Observed) -> Outcome {
+    let instance = &observed.instance;
+    let spec = &instance.spec;
+    let mut refused: Vec<Problem> = Vec::new();
+    let mut problems: Vec<Problem> = Vec::new();
+    for refusal in &observed.assembled.refusals {
+        match refusal.kind {
+            "ArtifactDB" => refused.push(Problem {
+                reason: "InvalidSpec",
+                message: refusal.problem.clone(),
+            }),
+            _ => problems.push(Problem {
+                reason: "SchemaRefused",
+                message: format!("ArtifactSchema '{}': {}", refusal.name, refusal.problem),
+            }),
+        }
+    }
+    for conflict in &observed.assembled.conflicts {
+        problems.push(Problem {
+            reason: "SchemaConflict",
+            message: conflict.to_string(),
+        });
+    }
+    refused.extend(check_durations(instance));
+    let mut secrets = String::new();
+    for reference in references(spec) {
+        match observed.secrets.get(&reference.name) {
+            None => refused.push(Problem {
+                reason: "SecretMissing",
+                message: format!(
+                    "field '{}': there is no Secret '{}' in this namespace",
+                    reference.field, reference.name
+                ),
+            }),
+            Some(seen) => {
+                refused.extend(reference.problem(&seen.keys).map(|message| Problem {
+                    reason: "SecretKeyMissing",
+                    message,
+                }));
+                secrets.push_str(&format!("{}={};", reference.name, seen.resource_version));
+            }
+        }
+    }
+    let Some(mut config) = observed.assembled.config.clone() else {
+        return Outcome::Refused(refused);
+    };
+    if !refused.is_empty() {
+        return Outcome::Refused(refused);
+    }
+    let mapping_hash = config.mapping().0.hash();
+    let items = std::mem::take(&mut config.schemas.items);
+    let (schemas, large): (Vec<_>, Vec<_>) = items
+        .into_iter()
+        .partition(|item| item.schema.to_string().len() <= SCHEMA_MAX);
+    problems.extend(large.iter().map(|item| Problem {
+        reason: "SchemaRefused",
+        message: format!(
+            "schema '{}' is larger than {} KiB and is left out",
+            item.name(),
+            SCHEMA_MAX / 1024
+        ),
+    }));
+    let schemas_hash = short_hash(&serde_json::to_string(&schemas).unwrap_or_default(), DIGITS);
+    let index = index_plan(observed, mapping_hash);
+    let served = served(observed, &schemas_hash, &index.state);
+    Outcome::Planned(Box::new(Plan {
+        instance: instance.clone(),
+        makes_signing_key: spec.auth.presign_key_secret_ref.is_none() && spec.standalone.is_none(),
+        config,
+        schemas,
+        schemas_hash,
+        served,
+        index,
+        secrets_hash: short_hash(&secrets, DIGITS),
+        mounted: mounted(observed),
+        paused: spec.paused,
+        problems,
+    }))
+}
+
+fn check_durations(instance: &ArtifactDB) -> Option<Problem> {
+    let stale = instance.spec.retention.stale_after.as_ref()?;
+    parse_duration(stale).is_none().then(|| Problem {
+        reason: "InvalidSpec",
+        message: format!(
+            "field 'spec.retention.staleAfter': '{stale}' is no duration such as '12h' or '14d'"
+        ),
+    })
+}
+
+/// Seconds of `90s`, `10m`, `12h`, `14d` or `2w`.
+pub fn parse_duration(text: &str) -> Option<u64> {
+    let split = text
+        .len()
+        .checked_sub(1)
+        .filter(|at| text.is_char_boundary(*at))?;
+    let (number, unit) = text.split_at(split);
+    let number: u64 = number.parse().ok()?;
+    let unit = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        "w" => 604_800,
+        _ => return None,
+    };
+    number.checked_mul(unit)
+}
+
+fn index_plan(observed: &Observed, mapping_hash: String) -> IndexPlan {
+    let spec = &observed.instance.spec;
+    let mut plan = IndexPlan {
+        state: IndexState::Current,
+        steps: Vec::new(),
+        job: None,
+        mapping_hash,
+    };
+    if spec.standalone.is_some() {
+        plan.state = IndexState::Embedded;
+        return plan;
+    }
+    let seen = match &observed.engine {
+        Ok(seen) => seen,
+        Err(reason) => {
+            plan.state = IndexState::Away(reason.clone());
+            return plan;
+        }
+    };
+    let foreign = seen.iter().find_map(|own| match &own.live {
+        Some(live) if !live.ours => Some(format!(
+            "the index '{}' behind the alias '{}' belongs to somebody else; delete it, give this instance another name, or set spec.adoptExisting",
+            live.name, own.alias
+        )),
+        _ if own.template == TemplateStanding::Foreign => Some(format!(
+            "the index template '{}' belongs to somebody else; delete it, give this instance another name, or set spec.adoptExisting",
+            own.alias
+        )),
+        _ => None,
+    });
+    if let Some(message) = foreign
+        && !spec.adopt_existing
+    {
+        plan.state = IndexState::Foreign(message);
+        return plan;
+    }
+    let mut outdated = false;
+    let mut missing = false;
+    for (place, own) in seen.iter().enumerate() {
+        if own.template != TemplateStanding::Current {
+            plan.steps.push((place, Step::PutTemplate));
+        }
+        match &own.live {
+            None => {
+                missing = true;
+                if own.building.is_none() {
+                    plan.steps.push((place, Step::BeginBuild));
+                }
+            }
+            // An index that is taken over tells nothing of how it was made.
+            Some(live) if !live.ours => outdated = true,
+            Some(live) => match live.standing {
+                Standing::Current => {}
+                Standing::Extended => plan.steps.push((
+                    place,
+                    Step::AddFields {
+                        index: live.name.clone(),
+                    },
+                )),
+                Standing::Outdated | Standing::Missing => outdated = true,
+            },
+        }
+    }
+    if missing {
+        plan.state = IndexState::First;
+    }
+    if outdated {
+        rebuild(observed, &mut plan);
+    }
+    plan
+}
+
+/// The live index does not fit: rehearse, and then fill another one.
+fn rebuild(observed: &Observed, plan: &mut IndexPlan) {
+    let spec = &observed.instance.spec;
+    let promoted = spec.promote.as_deref() == Some(&*plan.mapping_hash)
+        || spec
+            .promote
+            .as_ref()
+            .is_some_and(|hash| hash.len() >= DIGITS && plan.mapping_hash.starts_with(hash));
+    let reindex = |allow_failed| IndexJob::Reindex {
+        shards: spec.indexer.replicas.unwrap_or(1).clamp(1, SHARDS_MAX),
+        allow_failed,
+    };
+    if let Some(failure) = &observed.job_failure {
+        plan.state = IndexState::Failed(failure.clone());
+        // What failed stays to be looked at; once somebody deletes it, it is tried again.
+        plan.job = Some(match &observed.rehearsal {
+            None => IndexJob::Rehearse,
+            Some(_) => reindex(promoted),
+        });
+        return;
+    }
+    match &observed.rehearsal {
+        None => {
+            plan.state = IndexState::Rehearsing;
+            plan.job = Some(IndexJob::Rehearse);
+        }
+        Some(found) if found.failed > 0 && !promoted => {
+            plan.state = IndexState::Waiting(found.clone());
+        }
+        Some(found) => {
+            plan.state = IndexState::Building;
+            plan.job = Some(reindex(found.failed > 0));
+        }
+    }
+}
+
+fn served(observed: &Observed, wanted: &str, state: &IndexState) -> Served {
+    let api = observed.children.values().find_map(|child| {
+        child.annotation(SCHEMAS).filter(|_| {
+            child.label(crate::names::COMPONENT) == Some("api")
+                && child.metadata.labels.is_some()
+                && child.name().ends_with("-api")
+        })
+    });
+    let Some(former) = api.filter(|former| *former != wanted) else {
+        return Served::Wanted;
+    };
+    let holds = matches!(
+        state,
+        IndexState::Rehearsing
+            | IndexState::Waiting(_)
+            | IndexState::Building
+            | IndexState::Failed(_)
+            | IndexState::Away(_)
+    );
+    let config_maps: Vec<String> = observed
+        .children
+        .iter()
+        .filter(|((kind, _), child)| {
+            *kind == ChildKind::ConfigMap && child.annotation(SCHEMAS) == Some(former)
+        })
+        .map(|((_, name), _)| name.clone())
+        .collect();
+    match holds && !config_maps.is_empty() {
+        true => Served::Former {
+            hash: former.to_owned(),
+            config_maps,
+        },
+        // There is nothing left to go on with.
+        false => Served::Wanted,
+    }
+}
+
+/// ConfigMaps that a rollout has not let go of yet: all of them while one is under way.
+fn mounted(observed: &Observed) -> Vec<String> {
+    let rolling = observed
+        .children
+        .iter()
+        .any(|((kind, _), child)| *kind == ChildKind::Deployment && !rolled_out(child));
+    observed
+        .children
+        .keys()
+        .filter(|(kind, _)| rolling && *kind == ChildKind::ConfigMap)
+        .map(|(_, name)| name.clone())
+        .collect()
+}
+
+/// Whether every pod of a Deployment is made from its template as it is now, and is available.
+pub fn rolled_out(child: &Child) -> bool {
+    let wanted = child.spec.replicas.unwrap_or(1);
+    let status = &child.status;
+    status.observed_generation >= child.metadata.generation
+        && status.updated_replicas.unwrap_or(0) >= wanted
+        && status.replicas.unwrap_or(0) <= wanted
+        && status.available_replicas.unwrap_or(0) >= wanted
+}
+
+impl Plan {
+    pub fn name(&self) -> String {
+        self.instance.name_any()
+    }
+
+    pub fn namespace(&self) -> String {
+        self.instance.namespace().unwrap_or_default()
+    }
+
+    pub fn uid(&self) -> String {
+        self.instance.uid().unwrap_or_default()
+    }
+
+    /// The first digits of the mapping's hash, which names its Jobs.
+    pub fn mapping_digits(&self) -> &str {
+        self.index.mapping_hash.get(..DIGITS).unwrap_or_default()
+    }
+
+    /// The configuration as pods read it: schemas come beside it.
+    pub fn instance_json(&self) -> String {
+        let config = InstanceConfig {
+            schemas: SchemasConfig {
+                items: Vec::new(),
+                ..self.config.schemas.clone()
+            },
+            ..self.config.clone()
+        };
+        serde_json::to_string_pretty(&config).unwrap_or_default()
+    }
+
+    /// Hash of what `instance_json` says.
+    pub fn config_hash(&self) -> String {
+        short_hash(&self.instance_json(), DIGITS)
+    }
+}
+
+/// The Job of a mapping, by what it does.
+pub fn job_name(instance: &str, job: &IndexJob, digits: &str) -> String {
+    let verb = match job {
+        IndexJob::Rehearse => "rehearse",
+        IndexJob::Reindex { .. } => "reindex",
+    };
+    format!("{instance}-{verb}-{digits}")
+}
+
+/// Whether a Job of ours is about this mapping.
+pub fn is_about(child: &Child, mapping_hash: &str) -> bool {
+    child
+        .annotation(MAPPING)
+        .is_some_and(|digits| !digits.is_empty() && mapping_hash.starts_with(digits))
+}

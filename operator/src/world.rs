@@ -1,0 +1,537 @@
+//! Watches: the custom resources, their children and what they refer to, and who is to be
+//! reconciled when one of them changes. Nothing is decided here and nothing written.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt::Debug;
+use std::hash::Hash;
+use std::sync::Arc;
+use std::time::Duration;
+
+use artifactdb_crds::common::InstanceSelector;
+use artifactdb_crds::{ArtifactDB, ArtifactPlugin, ArtifactSchedule, ArtifactSchema};
+use futures::channel::mpsc;
+use futures::{Stream, StreamExt, TryStreamExt};
+use k8s_openapi::ClusterResourceScope;
+use k8s_openapi::NamespaceResourceScope;
+use kube::api::{Api, ListParams};
+use kube::core::{DeserializeGuard, PartialObjectMeta};
+use kube::runtime::WatchStreamExt;
+use kube::runtime::reflector::{self, ObjectRef, Store};
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Client, Resource, ResourceExt};
+use parking_lot::{Mutex, RwLock};
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+
+use crate::children::{Change, Children};
+use crate::names::{MANAGED_BY, MANAGER};
+use crate::object::{Child, ChildKind};
+use crate::references::references;
+
+/// Objects of one page of a list.
+const PAGE: u32 = 50;
+/// Between two looks for a kind that the cluster does not know.
+const LOOK: Duration = Duration::from_secs(30);
+
+/// A resource that may not be readable: one that is not must hold up no other.
+pub type Guard<K> = DeserializeGuard<K>;
+
+/// The senders of names of resources that are to be reconciled.
+struct Queue<K: Resource>(mpsc::UnboundedSender<ObjectRef<Guard<K>>>);
+
+impl<K: Resource<DynamicType = ()>> Queue<K> {
+    fn wake(&self, namespace: &str, name: &str) {
+        // Whoever stopped listening is stopping.
+        let _ = self
+            .0
+            .unbounded_send(ObjectRef::new(name).within(namespace));
+    }
+}
+
+/// The receiving ends.
+pub struct Queues {
+    pub instances: mpsc::UnboundedReceiver<ObjectRef<Guard<ArtifactDB>>>,
+    pub schemas: mpsc::UnboundedReceiver<ObjectRef<Guard<ArtifactSchema>>>,
+    pub plugins: mpsc::UnboundedReceiver<ObjectRef<Guard<ArtifactPlugin>>>,
+    pub schedules: mpsc::UnboundedReceiver<ObjectRef<Guard<ArtifactSchedule>>>,
+}
+
+pub struct World {
+    pub client: Client,
+    /// One namespace; absent: all of them.
+    pub namespace: Option<String>,
+    pub instances: Store<Guard<ArtifactDB>>,
+    pub schemas: Store<Guard<ArtifactSchema>>,
+    pub plugins: Store<Guard<ArtifactPlugin>>,
+    pub schedules: Store<Guard<ArtifactSchedule>>,
+    pub children: Children,
+    /// Kinds of other projects that the cluster knows.
+    optional: RwLock<BTreeSet<ChildKind>>,
+    /// What is not there yet, by name.
+    missing: watch::Sender<BTreeSet<String>>,
+    /// How resources were when they were last passed on.
+    faces: Mutex<HashMap<String, Face>>,
+    wake: Wake,
+}
+
+struct Wake {
+    instances: Queue<ArtifactDB>,
+    schemas: Queue<ArtifactSchema>,
+    plugins: Queue<ArtifactPlugin>,
+    schedules: Queue<ArtifactSchedule>,
+}
+
+/// What must differ for a change of a resource to matter: its status alone does not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Face {
+    generation: Option<i64>,
+    labels: BTreeMap<String, String>,
+    annotations: BTreeMap<String, String>,
+    finalizers: Vec<String>,
+    deleted: bool,
+    /// What others read of its status.
+    told: String,
+}
+
+fn face(meta: &kube::core::ObjectMeta, told: String) -> Face {
+    Face {
+        generation: meta.generation,
+        labels: meta.labels.clone().unwrap_or_default(),
+        annotations: meta.annotations.clone().unwrap_or_default(),
+        finalizers: meta.finalizers.clone().unwrap_or_default(),
+        deleted: meta.deletion_timestamp.is_some(),
+        told,
+    }
+}
+
+/// The API of a kind, in the namespace or in all.
+pub fn api<K>(client: &Client, namespace: Option<&str>) -> Api<K>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+{
+    match namespace {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    }
+}
+
+pub fn child_api(client: &Client, namespace: Option<&str>, kind: ChildKind) -> Api<Child> {
+    match namespace {
+        Some(namespace) => Api::namespaced_with(client.clone(), namespace, &kind.resource()),
+        None => Api::all_with(client.clone(), &kind.resource()),
+    }
+}
+
+/// The API of a kind without namespace.
+pub fn cluster_api<K>(client: &Client) -> Api<K>
+where
+    K: Resource<DynamicType = (), Scope = ClusterResourceScope>,
+{
+    Api::all(client.clone())
+}
+
+impl World {
+    /// Makes the caches and begins to fill them. Nothing may be decided by them before `ready`.
+    pub fn watch(client: Client, namespace: Option<String>) -> (Arc<Self>, Queues) {
+        let (instances, instance_writer) = reflector::store();
+        let (schemas, schema_writer) = reflector::store();
+        let (plugins, plugin_writer) = reflector::store();
+        let (schedules, schedule_writer) = reflector::store();
+        let (wake_instances, woken_instances) = mpsc::unbounded();
+        let (wake_schemas, woken_schemas) = mpsc::unbounded();
+        let (wake_plugins, woken_plugins) = mpsc::unbounded();
+        let (wake_schedules, woken_schedules) = mpsc::unbounded();
+        let world = Arc::new(Self {
+            client,
+            namespace,
+            instances,
+            schemas,
+            plugins,
+            schedules,
+            children: Children::default(),
+            optional: RwLock::default(),
+            missing: watch::Sender::new(BTreeSet::new()),
+            faces: Mutex::default(),
+            wake: Wake {
+                instances: Queue(wake_instances),
+                schemas: Queue(wake_schemas),
+                plugins: Queue(wake_plugins),
+                schedules: Queue(wake_schedules),
+            },
+        });
+        world
+            .clone()
+            .watch_resources(schema_writer, World::schema_changed);
+        world
+            .clone()
+            .watch_resources(plugin_writer, World::plugin_changed);
+        world
+            .clone()
+            .watch_resources(schedule_writer, World::schedule_changed);
+        world
+            .clone()
+            .watch_resources(instance_writer, World::instance_changed);
+        for kind in ChildKind::ALL {
+            tokio::spawn(world.clone().watch_children(kind));
+        }
+        let queues = Queues {
+            instances: woken_instances,
+            schemas: woken_schemas,
+            plugins: woken_plugins,
+            schedules: woken_schedules,
+        };
+        (world, queues)
+    }
+
+    /// What has to be there before anything is reconciled, and is not.
+    pub fn missing(&self) -> BTreeSet<String> {
+        self.missing.borrow().clone()
+    }
+
+    /// Returns once everything has been seen once.
+    pub async fn ready(&self) {
+        let mut missing = self.missing.subscribe();
+        // The sender lives as long as this does.
+        let _ = missing.wait_for(BTreeSet::is_empty).await;
+    }
+
+    /// Whether the cluster knows an optional kind.
+    pub fn knows(&self, kind: ChildKind) -> bool {
+        !kind.is_optional() || self.optional.read().contains(&kind)
+    }
+
+    fn awaits(&self, what: &str) {
+        self.missing.send_modify(|missing| {
+            missing.insert(what.to_owned());
+        });
+    }
+
+    fn has(&self, what: &str) {
+        self.missing
+            .send_if_modified(|missing| missing.remove(what));
+    }
+
+    fn watch_resources<K>(
+        self: Arc<Self>,
+        mut writer: reflector::store::Writer<Guard<K>>,
+        changed: fn(&World, &ObjectRef<Guard<K>>, Option<&K>),
+    ) where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + Debug
+            + DeserializeOwned
+            + Send
+            + Sync
+            + 'static,
+    {
+        let name = K::plural(&()).into_owned();
+        self.awaits(&name);
+        tokio::spawn(async move {
+            let api: Api<Guard<K>> = match &self.namespace {
+                Some(namespace) => Api::namespaced(self.client.clone(), namespace),
+                None => Api::all(self.client.clone()),
+            };
+            let stream = watcher(api, watcher::Config::default().page_size(PAGE))
+                .modify(|own| own.managed_fields_mut().clear());
+            let mut stream = std::pin::pin!(stream.default_backoff());
+            let mut listed: Vec<ObjectRef<Guard<K>>> = Vec::new();
+            while let Some(event) = stream.next().await {
+                let event = match event {
+                    Ok(event) => event,
+                    Err(error) => {
+                        tracing::warn!(kind = %name, %error, "cannot watch; trying again");
+                        continue;
+                    }
+                };
+                let before: Vec<_> = match &event {
+                    Event::InitDone => writer.as_reader().state(),
+                    _ => Vec::new(),
+                };
+                writer.apply_watcher_event(&event);
+                match &event {
+                    Event::Init => listed.clear(),
+                    Event::InitApply(own) => listed.push(ObjectRef::from_obj(own)),
+                    Event::InitDone => {
+                        self.has(&name);
+                        let store = writer.as_reader();
+                        for own in before {
+                            let reference = ObjectRef::from_obj(&*own);
+                            if !listed.contains(&reference) {
+                                changed(&self, &reference, None);
+                            }
+                        }
+                        for own in store.state() {
+                            changed(&self, &ObjectRef::from_obj(&*own), own.0.as_ref().ok());
+                        }
+                    }
+                    Event::Apply(own) => {
+                        changed(&self, &ObjectRef::from_obj(own), own.0.as_ref().ok());
+                    }
+                    Event::Delete(own) => changed(&self, &ObjectRef::from_obj(own), None),
+                }
+            }
+        });
+    }
+
+    async fn watch_children(self: Arc<Self>, kind: ChildKind) {
+        let name = kind.resource().plural;
+        if kind.is_optional() {
+            while !self.is_served(kind).await {
+                tokio::time::sleep(LOOK).await;
+            }
+            self.optional.write().insert(kind);
+            self.every_instance();
+        } else {
+            self.awaits(&name);
+        }
+        let mut config = watcher::Config::default().page_size(PAGE * 4);
+        if !kind.is_referred_to() {
+            config = config.labels(&format!("{MANAGED_BY}={MANAGER}"));
+        }
+        if kind == ChildKind::Secret {
+            config = config.fields("type!=helm.sh/release.v1");
+        }
+        let namespace = self.namespace.as_deref();
+        let stream = match kind.is_seen_whole() {
+            true => watcher(child_api(&self.client, namespace, kind), config).boxed(),
+            false => {
+                let resource = kind.resource();
+                let client = self.client.clone();
+                let api: Api<PartialObjectMeta<Child>> = match namespace {
+                    Some(namespace) => Api::namespaced_with(client, namespace, &resource),
+                    None => Api::all_with(client, &resource),
+                };
+                let bare = |own: PartialObjectMeta<Child>| Child {
+                    metadata: own.metadata,
+                    ..Child::default()
+                };
+                watcher(api, config)
+                    .map_ok(move |event| event_of(event, bare))
+                    .boxed()
+            }
+        };
+        let mut stream = std::pin::pin!(stream.default_backoff());
+        while let Some(event) = stream.next().await {
+            let event = match event {
+                Ok(event) => event,
+                Err(error) => {
+                    tracing::warn!(kind = %name, %error, "cannot watch; trying again");
+                    continue;
+                }
+            };
+            let done = matches!(event, Event::InitDone);
+            for change in self.children.take(kind, event) {
+                self.child_changed(&change);
+            }
+            if done {
+                self.has(&name);
+            }
+        }
+    }
+
+    /// Whether the cluster knows a kind; one that may not be listed is as good as unknown.
+    async fn is_served(&self, kind: ChildKind) -> bool {
+        let api = child_api(&self.client, self.namespace.as_deref(), kind);
+        api.list_metadata(&ListParams::default().limit(1))
+            .await
+            .is_ok()
+    }
+
+    fn every_instance(&self) {
+        for own in self.instances.state() {
+            let namespace = own.namespace().unwrap_or_default();
+            self.wake.instances.wake(&namespace, &own.name_any());
+        }
+    }
+
+    /// Whether a resource differs from how it was passed on before.
+    fn turned(&self, kind: &str, namespace: &str, name: &str, face: Option<Face>) -> bool {
+        let key = format!("{kind}/{namespace}/{name}");
+        let mut faces = self.faces.lock();
+        match face {
+            Some(face) => faces.insert(key, face.clone()).as_ref() != Some(&face),
+            None => {
+                faces.remove(&key);
+                true
+            }
+        }
+    }
+
+    fn instance_changed(&self, reference: &ObjectRef<Guard<ArtifactDB>>, own: Option<&ArtifactDB>) {
+        let (namespace, name) = parts(reference);
+        let told = |own: &ArtifactDB| {
+            let status = own.status.as_ref();
+            let index = status.and_then(|status| status.index.as_ref());
+            format!(
+                "{:?} {:?}",
+                index.and_then(|index| index.mapping_hash.as_ref()),
+                status.and_then(|status| status.url.as_ref())
+            )
+        };
+        let labels = own.map(|own| own.labels().clone());
+        let now = own.map(|own| face(&own.metadata, String::new()));
+        let readable = own.is_some();
+        if self.turned("instance", namespace, name, now) || !readable {
+            self.wake.instances.wake(namespace, name);
+        }
+        let now = own.map(|own| face(&own.metadata, told(own)));
+        if !self.turned("told", namespace, name, now) {
+            return;
+        }
+        let selects = |selector: &Option<InstanceSelector>| match (&labels, selector) {
+            (Some(labels), Some(selector)) => selector.matches(labels),
+            _ => true,
+        };
+        for schema in readable_in(&self.schemas, namespace) {
+            self.wake.schemas.wake(namespace, &schema.name_any());
+        }
+        for plugin in readable_in(&self.plugins, namespace) {
+            if selects(&plugin.spec.instances) {
+                self.wake.plugins.wake(namespace, &plugin.name_any());
+            }
+        }
+        for schedule in readable_in(&self.schedules, namespace) {
+            if selects(&schedule.spec.instances) {
+                self.wake.schedules.wake(namespace, &schedule.name_any());
+            }
+        }
+    }
+
+    fn schema_changed(
+        &self,
+        reference: &ObjectRef<Guard<ArtifactSchema>>,
+        own: Option<&ArtifactSchema>,
+    ) {
+        let (namespace, name) = parts(reference);
+        let now = own.map(|own| face(&own.metadata, String::new()));
+        if !self.turned("schema", namespace, name, now) {
+            return;
+        }
+        // The others' verdicts depend on it too.
+        for schema in readable_in(&self.schemas, namespace) {
+            self.wake.schemas.wake(namespace, &schema.name_any());
+        }
+        self.wake.schemas.wake(namespace, name);
+        for instance in readable_in(&self.instances, namespace) {
+            self.wake.instances.wake(namespace, &instance.name_any());
+        }
+    }
+
+    fn plugin_changed(
+        &self,
+        reference: &ObjectRef<Guard<ArtifactPlugin>>,
+        own: Option<&ArtifactPlugin>,
+    ) {
+        let (namespace, name) = parts(reference);
+        let now = own.map(|own| face(&own.metadata, String::new()));
+        if !self.turned("plugin", namespace, name, now) {
+            return;
+        }
+        self.wake.plugins.wake(namespace, name);
+        for schedule in readable_in(&self.schedules, namespace) {
+            if schedule
+                .spec
+                .plugin
+                .as_ref()
+                .is_some_and(|own| own.name == name)
+            {
+                self.wake.schedules.wake(namespace, &schedule.name_any());
+            }
+        }
+    }
+
+    fn schedule_changed(
+        &self,
+        reference: &ObjectRef<Guard<ArtifactSchedule>>,
+        own: Option<&ArtifactSchedule>,
+    ) {
+        let (namespace, name) = parts(reference);
+        let now = own.map(|own| face(&own.metadata, String::new()));
+        if self.turned("schedule", namespace, name, now) {
+            self.wake.schedules.wake(namespace, name);
+        }
+    }
+
+    fn child_changed(&self, change: &Change) {
+        let Some(child) = change.after.as_ref().or(change.before.as_ref()) else {
+            return;
+        };
+        let namespace = child.metadata.namespace.clone().unwrap_or_default();
+        for owner in child.metadata.owner_references.iter().flatten() {
+            match &*owner.kind {
+                "ArtifactDB" => self.wake.instances.wake(&namespace, &owner.name),
+                "ArtifactPlugin" => self.wake.plugins.wake(&namespace, &owner.name),
+                "ArtifactSchedule" => self.wake.schedules.wake(&namespace, &owner.name),
+                _ => {}
+            }
+        }
+        if !change.kind.is_referred_to() {
+            return;
+        }
+        let name = child.name();
+        for instance in readable_in(&self.instances, &namespace) {
+            if references(&instance.spec).any(|own| own.kind == change.kind && own.name == name) {
+                self.wake.instances.wake(&namespace, &instance.name_any());
+            }
+        }
+        if change.kind != ChildKind::ConfigMap {
+            return;
+        }
+        let mut referred = false;
+        for schema in readable_in(&self.schemas, &namespace) {
+            if schema
+                .spec
+                .schema_ref
+                .as_ref()
+                .is_some_and(|own| own.config_map == name)
+            {
+                referred = true;
+                self.wake.schemas.wake(&namespace, &schema.name_any());
+            }
+        }
+        if referred {
+            for instance in readable_in(&self.instances, &namespace) {
+                self.wake.instances.wake(&namespace, &instance.name_any());
+            }
+        }
+    }
+}
+
+fn parts<K: Resource>(reference: &ObjectRef<K>) -> (&str, &str) {
+    (
+        reference.namespace.as_deref().unwrap_or_default(),
+        &reference.name,
+    )
+}
+
+/// The resources of a namespace that can be read.
+pub fn readable_in<K>(store: &Store<Guard<K>>, namespace: &str) -> Vec<K>
+where
+    K: Resource<DynamicType = ()> + Clone + 'static,
+{
+    let own = store.state_filter(|own| own.meta().namespace.as_deref() == Some(namespace));
+    own.iter()
+        .filter_map(|own| own.0.as_ref().ok().cloned())
+        .collect()
+}
+
+fn event_of<A, B>(event: Event<A>, turn: impl FnOnce(A) -> B) -> Event<B> {
+    match event {
+        Event::Init => Event::Init,
+        Event::InitApply(own) => Event::InitApply(turn(own)),
+        Event::InitDone => Event::InitDone,
+        Event::Apply(own) => Event::Apply(turn(own)),
+        Event::Delete(own) => Event::Delete(turn(own)),
+    }
+}
+
+/// A queue as `applier` wants it.
+pub fn requests<K>(
+    queue: mpsc::UnboundedReceiver<ObjectRef<K>>,
+) -> impl Stream<Item = Result<ObjectRef<K>, std::convert::Infallible>>
+where
+    K: Resource,
+    K::DynamicType: Hash + Eq,
+{
+    queue.map(Ok)
+}

@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# Runs the end-to-end tests: on the cluster of KUBECONFIG, or on a node that is built and started
+# here, with Elasticsearch, Redis and S3 as processes of this machine. Everything that was started is
+# stopped afterwards, also after a failure. Arguments go to the tests: `tests/e2e/run.sh schemas`.
+#
+# With KUBECONFIG: ARTIFACTDB_E2E_ADDRESS is this machine's address as pods reach it, and the images
+# of ARTIFACTDB_E2E_IMAGES, such as registry.example.org/artifactdb, are there already.
+# ARTIFACTDB_E2E_KEEP=1 leaves everything running.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}
+NODE=tests/e2e/node.sh
+MUSL=x86_64-unknown-linux-musl
+VERSION=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
+
+say() { echo "$*" >&2; }
+
+build_binaries() {
+    rustup target list --installed | grep -q "$MUSL" || rustup target add "$MUSL"
+    if ! command -v musl-gcc >/dev/null; then
+        [ "$(id -u)" = 0 ] || { say "error: musl-gcc is missing; install musl-tools"; exit 1; }
+        apt-get update -qq && apt-get install -y -qq musl-tools >/dev/null
+    fi
+    AWS_LC_SYS_CMAKE_BUILDER=0 cargo build --profile image --target "$MUSL" --locked \
+        --workspace --all-features --bins
+}
+
+load_images() {
+    local name folder
+    for name in artifactdb-operator artifactdb-api artifactdb-indexer artifactdb; do
+        folder=$(mktemp -d)
+        cp "$CARGO_TARGET_DIR/$MUSL/image/$name" "$folder/"
+        printf 'FROM scratch\nCOPY %s /%s\nUSER 65532:65532\nENTRYPOINT ["/%s"]\n' "$name" "$name" "$name" >"$folder/Dockerfile"
+        "$NODE" image "$folder" "docker.io/artifactdb/$name:$VERSION"
+        rm -rf "$folder"
+    done
+}
+
+stop() {
+    [ -z "${ARTIFACTDB_E2E_KEEP:-}" ] || return 0
+    scripts/services.sh down || true
+    [ -z "${started:-}" ] || "$NODE" down || true
+}
+trap stop EXIT
+
+export ARTIFACTDB_SERVICES_RUN=run-e2e ARTIFACTDB_SERVICES_ES_PORT=29200 \
+    ARTIFACTDB_SERVICES_REDIS_PORT=26379 ARTIFACTDB_SERVICES_S3_PORT=28333
+if [ -z "${KUBECONFIG:-}" ]; then
+    build_binaries
+    started=1
+    node=$("$NODE" up)
+    set -a && eval "$node" && set +a
+    say "loading images"
+    load_images
+fi
+: "${ARTIFACTDB_E2E_ADDRESS:?set it to the address of this machine as pods reach it}"
+export ARTIFACTDB_SERVICES_HOST=$ARTIFACTDB_E2E_ADDRESS
+services=$(scripts/services.sh up)
+set -a && eval "$services" && set +a
+cargo test --locked --package artifactdb-e2e --test e2e -- --test-threads 1 --nocapture "$@"
