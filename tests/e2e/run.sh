@@ -30,7 +30,8 @@ load_images() {
     for name in artifactdb-operator artifactdb-api artifactdb-indexer artifactdb; do
         folder=$(mktemp -d)
         cp "$CARGO_TARGET_DIR/$MUSL/image/$name" "$folder/"
-        printf 'FROM scratch\nCOPY %s /%s\nUSER 65532:65532\nENTRYPOINT ["/%s"]\n' "$name" "$name" "$name" >"$folder/Dockerfile"
+        cp /etc/ssl/certs/ca-certificates.crt "$folder/"
+        printf 'FROM scratch\nCOPY ca-certificates.crt /etc/ssl/certs/\nCOPY %s /%s\nUSER 65532:65532\nENTRYPOINT ["/%s"]\n' "$name" "$name" "$name" >"$folder/Dockerfile"
         "$NODE" image "$folder" "docker.io/artifactdb/$name:$VERSION"
         rm -rf "$folder"
     done

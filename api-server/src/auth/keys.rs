@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use artifactdb_core::cache::SharedCache;
+use artifactdb_core::causes::causes;
 use jsonwebtoken::jwk::{AlgorithmParameters, Jwk, JwkSet, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey};
 use parking_lot::RwLock;
@@ -23,6 +24,8 @@ const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 pub enum KeyError {
     #[error("key '{kid}': {problem}")]
     Unusable { kid: String, problem: String },
+    #[error("cannot make a client of identity providers: {0}")]
+    Client(String),
 }
 
 /// A key that the instance itself holds.
@@ -47,7 +50,8 @@ pub struct Keys {
     shared: Option<Arc<dyn SharedCache>>,
     fixed: HashMap<String, Arc<Key>>,
     providers: Vec<String>,
-    client: reqwest::Client,
+    /// Absent where there are no providers.
+    client: Option<reqwest::Client>,
     fetched: RwLock<Fetched>,
     fetching: Mutex<()>,
 }
@@ -99,14 +103,21 @@ impl Keys {
             };
             known.insert(kid, Arc::new(own));
         }
+        // Without providers nobody is asked, and no certificate authorities are needed.
+        let client = match providers.is_empty() {
+            true => None,
+            false => Some(
+                reqwest::Client::builder()
+                    .timeout(FETCH_TIMEOUT)
+                    .build()
+                    .map_err(|error| KeyError::Client(causes(&error)))?,
+            ),
+        };
         Ok(Self {
             shared,
             fixed: known,
             providers,
-            client: reqwest::Client::builder()
-                .timeout(FETCH_TIMEOUT)
-                .build()
-                .unwrap_or_default(),
+            client,
             fetched: RwLock::new(Fetched::default()),
             fetching: Mutex::new(()),
         })
@@ -117,7 +128,7 @@ impl Keys {
         if let Some(key) = self.fixed.get(kid) {
             return Some(key.clone());
         }
-        if self.providers.is_empty() {
+        if self.client.is_none() {
             return None;
         }
         match self.look(kid) {
@@ -150,8 +161,9 @@ impl Keys {
         if recent {
             return;
         }
+        let Some(client) = &self.client else { return };
         for provider in &self.providers {
-            match self.fetch_one(provider).await {
+            match fetch_one(client, provider).await {
                 Ok(published) => {
                     self.learn(provider, &published);
                     if let (Some(shared), Ok(text)) =
@@ -187,16 +199,15 @@ impl Keys {
         let mut fetched = self.fetched.write();
         fetched.by_provider.insert(provider.to_owned(), keys);
     }
+}
 
-    async fn fetch_one(&self, url: &str) -> reqwest::Result<Published> {
-        let get =
-            |url: String| async move { self.client.get(url).send().await?.error_for_status() };
-        let discovery: Discovery = get(url.to_owned()).await?.json().await?;
-        Ok(Published {
-            issuer: discovery.issuer,
-            set: get(discovery.jwks_uri).await?.json().await?,
-        })
-    }
+async fn fetch_one(client: &reqwest::Client, url: &str) -> reqwest::Result<Published> {
+    let get = |url: String| async move { client.get(url).send().await?.error_for_status() };
+    let discovery: Discovery = get(url.to_owned()).await?.json().await?;
+    Ok(Published {
+        issuer: discovery.issuer,
+        set: get(discovery.jwks_uri).await?.json().await?,
+    })
 }
 
 fn cache_name(provider: &str) -> String {
