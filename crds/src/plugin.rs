@@ -57,7 +57,8 @@ pub struct ArtifactPluginSpec {
     /// Environment, beside what every plugin gets.
     #[serde(default)]
     pub env: Vec<EnvVar>,
-    /// Events that start it; none: only schedules and people do.
+    /// Events that start it; none: only schedules and people do. In YAML write the field's name in
+    /// quotes: a bare on is read as true.
     #[serde(default)]
     pub on: Vec<Event>,
     /// Projects whose events count; none: all.

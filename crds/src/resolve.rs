@@ -182,11 +182,11 @@ pub fn schema_item(
     }
     let body = match (&spec.schema, &spec.schema_ref) {
         (Some(body), None) => body.clone(),
-        (None, Some(_)) => {
-            return Err(refuse(
-                "field 'spec.schemaRef': a ConfigMap can only be read in a cluster; put the schema into 'spec.schema'"
-                    .to_owned(),
-            ));
+        (None, Some(reference)) => {
+            return Err(refuse(format!(
+                "field 'spec.schemaRef': there is no ConfigMap '{}' here with a JSON Schema in its key '{}'; without a cluster, put the schema into 'spec.schema'",
+                reference.config_map, reference.key
+            )));
         }
         _ => {
             return Err(refuse(

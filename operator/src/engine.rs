@@ -2,6 +2,7 @@
 //! first index, added fields, deletion. Documents are the indexer's.
 
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use artifactdb_core::config::InstanceConfig;
 use artifactdb_core::search::SearchError;
@@ -16,6 +17,10 @@ use crate::plan::{IndexSeen, LiveSeen, Step};
 
 /// Connections that are kept; beyond them all are made anew.
 const CONNECTIONS: usize = 256;
+/// How long a look may take before the engine counts as away: nobody else shall wait for it.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long one that was away is not asked again, by any instance.
+const PAUSE: Duration = Duration::from_secs(8);
 
 #[derive(Debug, Error)]
 pub enum EngineError {
@@ -25,6 +30,8 @@ pub enum EngineError {
     Search(#[from] SearchError),
     #[error("the spec names no elasticsearch")]
     None,
+    #[error("the search engine is unavailable: {0}")]
+    Away(String),
 }
 
 /// How an engine is reached. The credentials are held in memory and nowhere else.
@@ -38,12 +45,20 @@ pub struct Access {
 
 /// Connections to engines: instances of one engine share one.
 #[derive(Default)]
-pub struct Engines(Mutex<HashMap<String, Connection>>);
+pub struct Engines {
+    connections: Mutex<HashMap<String, Connection>>,
+    /// Engines that did not answer, since when, and why.
+    away: Mutex<HashMap<String, (Instant, String)>>,
+}
+
+fn key(urls: &[String], access: &Access) -> String {
+    short_hash(&format!("{urls:?} {}", access.version), 32)
+}
 
 impl Engines {
     fn connection(&self, urls: &[String], access: &Access) -> Result<Connection, EngineError> {
-        let key = short_hash(&format!("{urls:?} {}", access.version), 32);
-        let mut known = self.0.lock();
+        let key = key(urls, access);
+        let mut known = self.connections.lock();
         if let Some(connection) = known.get(&key) {
             return Ok(connection.clone());
         }
@@ -83,8 +98,46 @@ impl Engines {
     }
 }
 
-/// What there is of an instance; changes nothing.
-pub async fn look(parts: &[Elasticsearch]) -> Result<Vec<IndexSeen>, EngineError> {
+impl Engines {
+    /// What there is of an instance; changes nothing. An engine that is away is not waited for.
+    pub async fn look(
+        &self,
+        config: &InstanceConfig,
+        access: &Access,
+        parts: &[Elasticsearch],
+    ) -> Result<Vec<IndexSeen>, EngineError> {
+        let own = config.elasticsearch.as_ref().ok_or(EngineError::None)?;
+        let key = key(&own.urls, access);
+        let known = self.away.lock().get(&key).cloned();
+        if let Some((since, reason)) = known
+            && since.elapsed() < PAUSE
+        {
+            return Err(EngineError::Away(reason));
+        }
+        let looked = match tokio::time::timeout(PATIENCE, look(parts)).await {
+            Ok(looked) => looked,
+            Err(_) => Err(EngineError::Away(format!(
+                "no answer from {} within {} s",
+                own.urls.join(", "),
+                PATIENCE.as_secs()
+            ))),
+        };
+        let reason = match &looked {
+            Ok(_) => None,
+            Err(EngineError::Away(reason)) => Some(reason.clone()),
+            Err(EngineError::Search(SearchError::Unavailable(reason))) => Some(reason.clone()),
+            Err(_) => None,
+        };
+        match reason {
+            Some(reason) => self.away.lock().insert(key, (Instant::now(), reason)),
+            None => self.away.lock().remove(&key),
+        };
+        looked
+    }
+}
+
+/// What there is of an instance.
+async fn look(parts: &[Elasticsearch]) -> Result<Vec<IndexSeen>, EngineError> {
     let mut all = Vec::with_capacity(parts.len());
     for part in parts {
         let seen = part.look().await?;

@@ -14,7 +14,7 @@ use kube::ResourceExt;
 use kube::api::{Api, ListParams};
 use parking_lot::Mutex;
 
-use crate::engine::{self, Access, Engines};
+use crate::engine::{Access, Engines};
 use crate::names::{COMPONENT, INSTANCE};
 use crate::object::{Child, ChildKind};
 use crate::plan::{Observed, Rehearsal, SecretSeen, is_about};
@@ -34,6 +34,8 @@ pub struct Reading {
 pub struct Gathered {
     pub observed: Observed,
     pub parts: Vec<Elasticsearch>,
+    /// How the engine was reached.
+    pub access: Access,
 }
 
 /// Looks up everything for one instance. An engine that is away is part of what is observed; an API
@@ -58,6 +60,7 @@ pub async fn gather(
     let secrets = secrets(world, reading, &namespace, &instance.spec).await?;
     let children = world.children.of(&namespace, &name);
     let mut parts = Vec::new();
+    let mut how = Access::default();
     let mut engine = Ok(Vec::new());
     let mut rehearsal = None;
     let mut job_failure = None;
@@ -69,11 +72,12 @@ pub async fn gather(
         engine = match reading.engines.of(config, &access) {
             Ok(own) => {
                 parts = own;
-                engine::look(&parts).await
+                reading.engines.look(config, &access, &parts).await
             }
             Err(error) => Err(error),
         }
         .map_err(|error| error.to_string());
+        how = access;
         let mapping = config.mapping().0.hash();
         (rehearsal, job_failure) = job_results(world, &instance, &children, &mapping).await?;
     }
@@ -88,6 +92,7 @@ pub async fn gather(
             job_failure,
         },
         parts,
+        access: how,
     })
 }
 

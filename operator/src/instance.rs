@@ -62,7 +62,9 @@ pub async fn reconcile(
             match engine::take(&gathered.parts, &planned.index.steps).await {
                 // What was done is seen at once, and not at the next look.
                 Ok(()) => {
-                    observed.engine = engine::look(&gathered.parts)
+                    let engines = &operator.reading.engines;
+                    observed.engine = engines
+                        .look(&planned.config, &gathered.access, &gathered.parts)
                         .await
                         .map_err(|error| error.to_string());
                 }

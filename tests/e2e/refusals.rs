@@ -137,7 +137,7 @@ async fn bad_resources_are_refused_or_told() {
         ),
         (of("ArtifactPlugin", "x", "  image: \"\"\n"), "spec.image"),
         (
-            of("ArtifactPlugin", "x", "  image: i\n  on: [sometimes]\n"),
+            of("ArtifactPlugin", "x", "  image: i\n  \"on\": [sometimes]\n"),
             "spec.on[0]",
         ),
         (
@@ -269,8 +269,8 @@ async fn bad_resources_are_refused_or_told() {
         .until(
             "ArtifactDB",
             "taken",
-            "Degraded",
-            ("True", "NameTaken"),
+            "Ready",
+            ("False", "NameTaken"),
             LIMIT,
         )
         .await;

@@ -134,7 +134,7 @@ async fn schemas_reach_the_index_while_searches_go_on() {
             "image-v1",
             "image",
             "v1",
-            "      width: {type: string}\n",
+            "      width: {type: number}\n",
         ))
         .await;
     eventually("a new index is live", Duration::from_secs(120), || async {

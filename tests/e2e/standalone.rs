@@ -24,7 +24,7 @@ async fn a_standalone_instance_serves_and_keeps_its_data() {
         "spec": {
             "capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"],
             "persistentVolumeReclaimPolicy": "Delete",
-            "claimRef": {"namespace": "standalone", "name": "data-trial-0"},
+            "claimRef": {"namespace": space.name, "name": "data-trial-0"},
             "hostPath": {"path": path},
         },
     });
@@ -37,13 +37,20 @@ async fn a_standalone_instance_serves_and_keeps_its_data() {
 
     space.apply(&space.sample("standalone")).await;
     space.wait("adb/trial", "condition=Ready", 60).await;
-    let log = space.kubectl(&["logs", "trial-0"], "").await.unwrap();
-    let token = log
-        .split_whitespace()
-        .map(|word| word.trim_matches(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != '-'))
-        .find(|word| word.starts_with("eyJ"))
-        .unwrap_or_else(|| panic!("no token in the log: {log}"))
-        .to_owned();
+    let ask = [
+        "exec",
+        "trial-0",
+        "--",
+        "/artifactdb",
+        "token",
+        "--data",
+        "/data",
+        "--user",
+        "ann",
+        "--role",
+        "admin",
+    ];
+    let token = space.kubectl(&ask, "").await.unwrap().trim().to_owned();
     let mut instance = space.instance("trial").await;
     instance.token = token;
     let (status, about) = instance.get("/").await.unwrap();

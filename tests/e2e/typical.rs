@@ -26,7 +26,7 @@ async fn a_typical_instance_is_ready_within_a_minute_and_serves() {
     // It reads well, and every condition speaks of this generation.
     let shown = space.kubectl(&["get", "adb"], "").await.unwrap();
     assert!(
-        shown.contains("READY") && shown.contains("http://typical.typical.svc"),
+        shown.contains("READY") && shown.contains(&format!("http://typical.{}.svc", space.name)),
         "{shown}"
     );
     let told = space.get("ArtifactDB", "typical").await;
@@ -84,17 +84,11 @@ async fn changes_roll_the_right_pods_and_only_those() {
         }
     })
     .await;
-    let scale = space
-        .kubectl(
-            &[
-                "get",
-                "--raw",
-                "/apis/artifactdb.io/v1alpha1/namespaces/changes/artifactdbs/typical/scale",
-            ],
-            "",
-        )
-        .await
-        .unwrap();
+    let path = format!(
+        "/apis/artifactdb.io/v1alpha1/namespaces/{}/artifactdbs/typical/scale",
+        space.name
+    );
+    let scale = space.kubectl(&["get", "--raw", &path], "").await.unwrap();
     assert!(scale.contains("\"replicas\":3"), "{scale}");
     assert_eq!(revision("api").await, json!("1"), "scaling rolls nothing");
 
@@ -222,8 +216,9 @@ async fn drift_is_put_back_and_children_go_with_the_instance() {
 
     // The index stays by default.
     let index = format!(
-        "{}/artifactdb_drift_typical",
-        artifactdb_e2e::variable("ARTIFACTDB_TEST_ES")
+        "{}/artifactdb_{}_typical",
+        artifactdb_e2e::variable("ARTIFACTDB_TEST_ES"),
+        space.name
     );
     space.delete("ArtifactDB", "typical").await;
     eventually("everything goes", Duration::from_secs(90), || async {

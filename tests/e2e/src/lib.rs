@@ -74,20 +74,8 @@ impl Space {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = Client::try_default().await.unwrap();
         let namespaces: Api<Namespace> = Api::all(client.clone());
-        if namespaces.get_opt(name).await.unwrap().is_some() {
-            let _ = namespaces.delete(name, &DeleteParams::default()).await;
-            eventually(
-                "an old namespace goes",
-                Duration::from_secs(120),
-                || async {
-                    match namespaces.get_opt(name).await.unwrap() {
-                        None => Ok(()),
-                        Some(_) => Err("it is there".to_owned()),
-                    }
-                },
-            )
-            .await;
-        }
+        // What an earlier run left in the servers has another name.
+        let name = &format!("{name}-{}", hex::encode(rand::random::<[u8; 3]>()));
         let namespace = json!({"metadata": {
             "name": name,
             "labels": {"pod-security.kubernetes.io/enforce": "restricted"},
@@ -279,7 +267,14 @@ impl Space {
         let api: Api<Service> = Api::namespaced(self.client.clone(), &self.name);
         let service = api.get(name).await.unwrap();
         let address = service.spec.unwrap().cluster_ip.unwrap();
-        Instance::new(format!("http://{address}"))
+        let host = format!("{name}.{}.svc", self.name);
+        let instance = Instance::new(&host, address.parse().unwrap());
+        // Every node's proxy learns of the pods in its own time.
+        eventually("the Service is routed", Duration::from_secs(10), || {
+            instance.get("/")
+        })
+        .await;
+        instance
     }
 
     /// Deletes the namespace, and waits for nothing.
@@ -342,8 +337,11 @@ pub fn table(file: &str, content: &str, title: &str) -> Vec<(String, Vec<u8>)> {
 }
 
 impl Instance {
-    pub fn new(url: String) -> Self {
+    /// `host` is what pods call it, and `address` where this machine reaches it.
+    pub fn new(host: &str, address: std::net::IpAddr) -> Self {
+        let url = format!("http://{host}");
         let http = reqwest::Client::builder()
+            .resolve(host, (address, 0).into())
             .redirect(reqwest::redirect::Policy::none())
             // A Service spreads connections, not requests.
             .pool_max_idle_per_host(0)
