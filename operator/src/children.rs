@@ -7,7 +7,7 @@ use std::sync::Arc;
 use kube::runtime::watcher::Event;
 use parking_lot::RwLock;
 
-use crate::names::{APPLIED, COMPONENT, INSTANCE, MANAGED_BY, MANAGER, MAPPING, SCHEMAS};
+use crate::names::{APPLIED, COMPONENT, INSTANCE, MANAGED_BY, MANAGER, MAPPING, SCHEMAS, SOURCE};
 use crate::object::{Child, ChildKind};
 
 type Key = (ChildKind, String, String);
@@ -55,7 +55,7 @@ fn pruned(mut child: Child) -> Arc<Child> {
     let labels = meta.labels.get_or_insert_default();
     labels.retain(|name, _| own && [MANAGED_BY, INSTANCE, COMPONENT].contains(&&**name));
     let annotations = meta.annotations.get_or_insert_default();
-    annotations.retain(|name, _| own && [APPLIED, SCHEMAS, MAPPING].contains(&&**name));
+    annotations.retain(|name, _| own && [APPLIED, SCHEMAS, MAPPING, SOURCE].contains(&&**name));
     if !own {
         meta.owner_references = None;
     }

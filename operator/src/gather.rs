@@ -6,9 +6,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use artifactdb_core::search::elasticsearch::{Elasticsearch, EngineCredentials};
+use artifactdb_crds::common::InstanceSelector;
 use artifactdb_crds::instance::ArtifactDBSpec;
 use artifactdb_crds::resolve::{assemble, selects};
-use artifactdb_crds::{ArtifactDB, ArtifactSchema};
+use artifactdb_crds::{ArtifactDB, ArtifactPlugin, ArtifactSchedule, ArtifactSchema};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use kube::ResourceExt;
 use kube::api::{Api, ListParams};
@@ -19,7 +20,7 @@ use crate::names::{COMPONENT, INSTANCE};
 use crate::object::{Child, ChildKind};
 use crate::plan::{Observed, Rehearsal, SecretSeen, is_about};
 use crate::references::references;
-use crate::world::{World, readable_in};
+use crate::world::{World, chosen_in};
 
 /// What was read of Secrets and ConfigMaps, by uid and resource version: keys and schemas, never a
 /// Secret's values.
@@ -47,8 +48,7 @@ pub async fn gather(
 ) -> Result<Gathered, kube::Error> {
     let namespace = instance.namespace().unwrap_or_default();
     let name = instance.name_any();
-    let mut schemas = readable_in(&world.schemas, &namespace);
-    schemas.retain(|schema| selects(&instance, schema));
+    let mut schemas = chosen_in(&world.schemas, &namespace, |own| selects(&instance, own));
     age(&mut schemas);
     for schema in &mut schemas {
         inline(world, reading, &namespace, schema).await?;
@@ -59,6 +59,18 @@ pub async fn gather(
     let assembled = assemble(&origin, &given, schemas.iter().map(|own| (&origin, own)));
     let secrets = secrets(world, reading, &namespace, &instance.spec).await?;
     let children = world.children.of(&namespace, &name);
+    let labels = instance.labels();
+    let mine = |selector: &Option<InstanceSelector>| {
+        selector.as_ref().is_none_or(|own| own.matches(labels))
+    };
+    let mut plugins = chosen_in(&world.plugins, &namespace, |own: &ArtifactPlugin| {
+        mine(&own.spec.instances) && own.metadata.deletion_timestamp.is_none()
+    });
+    let mut schedules = chosen_in(&world.schedules, &namespace, |own: &ArtifactSchedule| {
+        mine(&own.spec.instances) && own.metadata.deletion_timestamp.is_none()
+    });
+    plugins.sort_by_cached_key(ResourceExt::name_any);
+    schedules.sort_by_cached_key(ResourceExt::name_any);
     let mut parts = Vec::new();
     let mut how = Access::default();
     let mut engine = Ok(Vec::new());
@@ -87,6 +99,8 @@ pub async fn gather(
             assembled,
             secrets,
             children,
+            plugins,
+            schedules,
             engine,
             rehearsal,
             job_failure,

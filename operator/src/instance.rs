@@ -20,6 +20,7 @@ use crate::operator::{Operator, ReconcileError, jittered};
 use crate::plan::{IndexState, Outcome, parse_duration, plan};
 use crate::render::render;
 use crate::status::{dated, of_instance, stated, transitions};
+use crate::tell::undecodable;
 use crate::world::{Guard, child_api};
 
 /// Between two looks at an instance where nothing happens.
@@ -124,23 +125,7 @@ async fn unreadable(
             .await?;
         return Ok(Action::await_change());
     }
-    let message = format!("the resource cannot be read: {}", invalid.error);
-    let conditions = dated(
-        vec![
-            stated("Ready", false, "Undecodable", &*message),
-            stated("Degraded", true, "Undecodable", &*message),
-        ],
-        &[],
-        meta.generation,
-        Timestamp::now(),
-    );
-    let key = format!("{namespace}/{name}@{:?}", meta.generation);
-    if operator.undecodable.lock().insert(key) {
-        let patch = json!({"status": {"conditions": conditions}});
-        api.patch_status(&name, &PatchParams::apply(MANAGER), &Patch::Merge(&patch))
-            .await?;
-    }
-    Ok(Action::await_change())
+    undecodable::<ArtifactDB>(operator, invalid, "Ready").await
 }
 
 async fn set_finalizer(

@@ -8,6 +8,7 @@
 
 pub mod apply;
 pub mod children;
+pub mod cron;
 pub mod engine;
 pub mod gather;
 pub mod instance;
@@ -18,8 +19,11 @@ pub mod observe;
 pub mod offline;
 pub mod operator;
 pub mod plan;
+pub mod plugin;
 pub mod references;
 pub mod render;
+pub mod schedule;
 pub mod schema;
 pub mod status;
+pub mod tell;
 pub mod world;

@@ -16,6 +16,8 @@ pub const APPLIED: &str = "artifactdb.io/applied";
 pub const SCHEMAS: &str = "artifactdb.io/schemas";
 /// Hash of the mapping that a Job is about.
 pub const MAPPING: &str = "artifactdb.io/mapping";
+/// On CronJobs: the plugin or schedule that they are made from, `plugin/<name>`.
+pub const SOURCE: &str = "artifactdb.io/source";
 /// On pod templates: changes with the Secrets that they mount.
 pub const SECRETS: &str = "artifactdb.io/secrets";
 /// On an instance that is deleted with its index: how long an engine that is away is waited for.

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use artifactdb_core::search::elasticsearch::{Standing, TemplateStanding};
+use artifactdb_crds::ArtifactDB;
+use artifactdb_crds::common::InstanceSelector;
 use artifactdb_crds::read::{Origin, ResourceSet};
 use artifactdb_crds::resolve::assemble;
-use artifactdb_crds::{ArtifactDB, ArtifactSchema};
 
 use crate::plan::{IndexSeen, LiveSeen, Observed, SecretSeen};
 use crate::references::references;
@@ -19,14 +20,14 @@ pub const NO_UID: &str = "00000000-0000-0000-0000-000000000000";
 pub fn observe(set: &ResourceSet, namespace: &str) -> Vec<Observed> {
     set.instances
         .iter()
-        .map(|(origin, instance)| observe_one(origin, instance, &set.schemas, namespace))
+        .map(|(origin, instance)| observe_one(origin, instance, set, namespace))
         .collect()
 }
 
 fn observe_one(
     origin: &Origin,
     instance: &ArtifactDB,
-    schemas: &[(Origin, ArtifactSchema)],
+    set: &ResourceSet,
     namespace: &str,
 ) -> Observed {
     let mut instance = instance.clone();
@@ -37,7 +38,7 @@ fn observe_one(
     let assembled = assemble(
         origin,
         &instance,
-        schemas.iter().map(|(origin, own)| (origin, own)),
+        set.schemas.iter().map(|(origin, own)| (origin, own)),
     );
     let mut secrets: BTreeMap<String, SecretSeen> = BTreeMap::new();
     for reference in references(&instance.spec) {
@@ -69,7 +70,21 @@ fn observe_one(
             }
         })
     });
+    let labels = instance.metadata.labels.clone().unwrap_or_default();
+    let mine = |selector: &Option<InstanceSelector>| {
+        selector.as_ref().is_none_or(|own| own.matches(&labels))
+    };
+    let plugins = set.plugins.iter().map(|(_, own)| own);
+    let schedules = set.schedules.iter().map(|(_, own)| own);
     Observed {
+        plugins: plugins
+            .filter(|own| mine(&own.spec.instances))
+            .cloned()
+            .collect(),
+        schedules: schedules
+            .filter(|own| mine(&own.spec.instances))
+            .cloned()
+            .collect(),
         engine: Ok(engine.collect()),
         instance: Arc::new(instance),
         assembled,

@@ -22,7 +22,7 @@ use crate::names::MANAGER;
 use crate::object::ChildKind;
 use crate::render::{Context, Images};
 use crate::world::{Guard, Queues, World, requests};
-use crate::{instance, schema};
+use crate::{instance, plugin, schedule, schema};
 
 /// First and longest pause after a failure.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -232,6 +232,22 @@ pub async fn control(operator: Arc<Operator>, queues: Queues, concurrency: u16) 
             concurrency,
             schema::reconcile,
             artifactdb_crds::ArtifactSchema
+        ),
+        control!(
+            operator,
+            plugins,
+            queues.plugins,
+            concurrency,
+            plugin::reconcile,
+            artifactdb_crds::ArtifactPlugin
+        ),
+        control!(
+            operator,
+            schedules,
+            queues.schedules,
+            concurrency,
+            schedule::reconcile,
+            artifactdb_crds::ArtifactSchedule
         ),
     );
 }

@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use artifactdb_core::config::{InstanceConfig, SchemaItem, SchemasConfig};
 use artifactdb_core::search::elasticsearch::{Standing, TemplateStanding};
-use artifactdb_crds::ArtifactDB;
 use artifactdb_crds::resolve::Assembled;
+use artifactdb_crds::schedule::BuiltinTask;
+use artifactdb_crds::{ArtifactDB, ArtifactPlugin, ArtifactSchedule};
 use kube::ResourceExt;
 use serde::{Deserialize, Serialize};
 
@@ -66,6 +67,9 @@ pub struct Observed {
     /// By name; absent: there is none.
     pub secrets: BTreeMap<String, SecretSeen>,
     pub children: BTreeMap<(ChildKind, String), Arc<Child>>,
+    /// Those that select it.
+    pub plugins: Vec<ArtifactPlugin>,
+    pub schedules: Vec<ArtifactSchedule>,
     /// By storage, the default one first; or why the engine cannot be asked.
     pub engine: Result<Vec<IndexSeen>, String>,
     /// The rehearsal of the mapping that is wanted, once its Job has ended.
@@ -151,6 +155,9 @@ pub struct Plan {
     pub index: IndexPlan,
     /// Changes with the Secrets that pods mount.
     pub secrets_hash: String,
+    pub plugins: Vec<ArtifactPlugin>,
+    /// Those that can run, with what they run.
+    pub schedules: Vec<(ArtifactSchedule, Runs)>,
     /// Whether a key for signing has to be made.
     pub makes_signing_key: bool,
     /// Names of ConfigMaps of ours that pods still mount.
@@ -158,6 +165,73 @@ pub struct Plan {
     pub paused: bool,
     /// What is wrong and does not keep the rest from going on.
     pub problems: Vec<Problem>,
+}
+
+/// What a schedule runs.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Runs {
+    /// The indexer, with these arguments.
+    Task(Vec<String>),
+    Plugin(Box<ArtifactPlugin>),
+}
+
+/// What a schedule runs on an instance that has these plugins, or why it cannot run.
+pub fn runs(
+    schedule: &ArtifactSchedule,
+    instance: &ArtifactDB,
+    plugins: &[ArtifactPlugin],
+    now: jiff::Timestamp,
+) -> Result<Runs, Problem> {
+    let spec = &schedule.spec;
+    let refuse = |reason, message: String| Problem { reason, message };
+    crate::cron::next(&spec.schedule, spec.time_zone.as_deref(), now).map_err(|problem| {
+        refuse(
+            "InvalidSchedule",
+            format!("field 'spec.schedule': {problem}"),
+        )
+    })?;
+    match (&spec.plugin, spec.task) {
+        (Some(reference), None) => plugins
+            .iter()
+            .find(|own| own.name_any() == reference.name)
+            .map(|own| Runs::Plugin(Box::new(own.clone())))
+            .ok_or_else(|| {
+                let name = &reference.name;
+                let text = format!(
+                    "field 'spec.plugin.name': no ArtifactPlugin '{name}' serves the instance '{}'",
+                    instance.name_any()
+                );
+                refuse("PluginMissing", text)
+            }),
+        (None, Some(_)) if instance.spec.standalone.is_some() => Err(refuse(
+            "NotSupported",
+            "a standalone instance does its tasks by itself".to_owned(),
+        )),
+        (None, Some(BuiltinTask::Reindex)) => Ok(Runs::Task(vec!["reindex".to_owned()])),
+        (None, Some(BuiltinTask::Sweep)) => Ok(Runs::Task(vec!["sweep".to_owned()])),
+        (None, Some(BuiltinTask::Snapshot)) => match &instance.spec.snapshots {
+            Some(own) => Ok(Runs::Task(vec![
+                "snapshot".to_owned(),
+                "--repository".to_owned(),
+                own.repository.clone(),
+            ])),
+            None => Err(refuse(
+                "NotSupported",
+                format!(
+                    "the instance '{}' names no repository in 'spec.snapshots'",
+                    instance.name_any()
+                ),
+            )),
+        },
+        (None, Some(task)) => Err(refuse(
+            "NotSupported",
+            format!("this release has no task {task:?}"),
+        )),
+        _ => Err(refuse(
+            "InvalidSpec",
+            "field 'spec.plugin': set plugin or task, one of them".to_owned(),
+        )),
+    }
 }
 
 /// What comes of an observation.
@@ -242,6 +316,20 @@ pub fn plan(observed: &Observed) -> Outcome {
         schemas_hash,
         served,
         index,
+        schedules: observed
+            .schedules
+            .iter()
+            .filter_map(|own| {
+                let runs = runs(
+                    own,
+                    instance,
+                    &observed.plugins,
+                    jiff::Timestamp::UNIX_EPOCH,
+                );
+                Some((own.clone(), runs.ok()?))
+            })
+            .collect(),
+        plugins: observed.plugins.clone(),
         secrets_hash: short_hash(&secrets, DIGITS),
         mounted: mounted(observed),
         paused: spec.paused,

@@ -4,7 +4,6 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use artifactdb_core::config::SchemaItem;
 use artifactdb_core::mapping::{MappingError, Source, compile};
@@ -13,17 +12,13 @@ use artifactdb_crds::schema::{ArtifactSchemaStatus, IndexedBy};
 use artifactdb_crds::{ArtifactDB, ArtifactSchema};
 use jiff::Timestamp;
 use kube::ResourceExt;
-use kube::api::{Api, Patch, PatchParams};
 use kube::runtime::controller::Action;
-use serde_json::json;
 
 use crate::gather::{age, inline};
-use crate::names::MANAGER;
 use crate::operator::{Operator, ReconcileError, jittered};
-use crate::status::{dated, stated, transitions};
-use crate::world::{Guard, readable_in};
-
-const RESYNC: Duration = Duration::from_secs(600);
+use crate::status::{dated, stated};
+use crate::tell::{RESYNC, undecodable};
+use crate::world::{Guard, chosen_in, readable_in};
 
 /// Instances named in a status, at the most.
 const NAMED: usize = 100;
@@ -33,67 +28,28 @@ pub async fn reconcile(
     guard: Arc<Guard<ArtifactSchema>>,
     operator: Arc<Operator>,
 ) -> Result<Action, ReconcileError> {
+    let own = match &guard.0 {
+        Ok(own) => own,
+        Err(invalid) => {
+            return undecodable::<ArtifactSchema>(&operator, invalid, "Compiled").await;
+        }
+    };
+    if own.metadata.deletion_timestamp.is_some() {
+        return Ok(Action::await_change());
+    }
     let world = &operator.world;
-    let (namespace, name, generation) = {
-        let meta = match &guard.0 {
-            Ok(own) => &own.metadata,
-            Err(invalid) => &invalid.metadata,
-        };
-        (
-            meta.namespace.clone().unwrap_or_default(),
-            meta.name.clone().unwrap_or_default(),
-            meta.generation,
-        )
-    };
-    let before = match &guard.0 {
-        Ok(own) if own.metadata.deletion_timestamp.is_some() => {
-            return Ok(Action::await_change());
-        }
-        Ok(own) => own.status.clone().unwrap_or_default(),
-        Err(_) => ArtifactSchemaStatus::default(),
-    };
-    let status = match &guard.0 {
-        Err(invalid) => ArtifactSchemaStatus {
-            conditions: dated(
-                vec![stated(
-                    "Compiled",
-                    false,
-                    "Undecodable",
-                    format!("the resource cannot be read: {}", invalid.error),
-                )],
-                &before.conditions,
-                generation,
-                Timestamp::now(),
-            ),
-            observed_generation: generation,
-            ..before.clone()
-        },
-        Ok(own) => {
-            let mut schemas = readable_in(&world.schemas, &namespace);
-            age(&mut schemas);
-            for schema in &mut schemas {
-                inline(world, &operator.reading, &namespace, schema).await?;
-            }
-            let instances = readable_in(&world.instances, &namespace);
-            judge(own, &schemas, &instances, Timestamp::now())
-        }
-    };
+    let namespace = own.namespace().unwrap_or_default();
+    let mut schemas = readable_in(&world.schemas, &namespace);
+    age(&mut schemas);
+    for schema in &mut schemas {
+        inline(world, &operator.reading, &namespace, schema).await?;
+    }
+    let instances = chosen_in(&world.instances, &namespace, |other| selects(other, own));
+    let before = own.status.clone().unwrap_or_default();
+    let status = judge(own, &schemas, &instances, Timestamp::now());
     if status != before {
-        let api: Api<ArtifactSchema> = Api::namespaced(world.client.clone(), &namespace);
-        let parameters = PatchParams {
-            field_manager: Some(MANAGER.to_owned()),
-            ..PatchParams::default()
-        };
-        let patch = json!({"status": status});
-        api.patch_status(&name, &parameters, &Patch::Merge(&patch))
-            .await?;
-        operator.wrote();
-        if let Ok(own) = &guard.0 {
-            for (reason, message, bad) in transitions(&before.conditions, &status.conditions) {
-                let bad = bad != (reason == "Conflict" || reason == "NoConflict");
-                operator.event(own, &reason, &message, bad).await;
-            }
-        }
+        let (old, new) = (&before.conditions, &status.conditions);
+        operator.tell(own, &status, old, new).await?;
     }
     Ok(Action::requeue(jittered(RESYNC)))
 }

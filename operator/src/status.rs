@@ -72,7 +72,9 @@ pub fn transitions(before: &[Condition], after: &[Condition]) -> Vec<(String, St
             })
         })
         .map(|own| {
-            let bad = (own.type_ == "Degraded") == (own.status == "True");
+            // Of these a True is the bad news.
+            let turned = ["Degraded", "Conflict"].contains(&&*own.type_);
+            let bad = turned == (own.status == "True") && own.type_ != "Progressing";
             (own.reason.clone(), own.message.clone(), bad)
         })
         .collect()

@@ -24,7 +24,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 use crate::children::{Change, Children};
-use crate::names::{MANAGED_BY, MANAGER};
+use crate::names::{MANAGED_BY, MANAGER, SOURCE};
 use crate::object::{Child, ChildKind};
 use crate::references::references;
 
@@ -428,6 +428,7 @@ impl World {
             return;
         }
         self.wake.plugins.wake(namespace, name);
+        self.wake_chosen(namespace, own.map(|own| &own.spec.instances));
         for schedule in readable_in(&self.schedules, namespace) {
             if schedule
                 .spec
@@ -449,6 +450,34 @@ impl World {
         let now = own.map(|own| face(&own.metadata, String::new()));
         if self.turned("schedule", namespace, name, now) {
             self.wake.schedules.wake(namespace, name);
+            self.wake_chosen(namespace, own.map(|own| &own.spec.instances));
+        }
+    }
+
+    /// Wakes the instances that a selector chooses; of what is gone, all of the namespace.
+    fn wake_chosen(&self, namespace: &str, selector: Option<&Option<InstanceSelector>>) {
+        let chosen = chosen_in(
+            &self.instances,
+            namespace,
+            |own: &ArtifactDB| match selector {
+                Some(Some(selector)) => selector.matches(own.labels()),
+                _ => true,
+            },
+        );
+        for instance in chosen {
+            self.wake.instances.wake(namespace, &instance.name_any());
+        }
+    }
+
+    /// Wakes the plugin or schedule that a CronJob was rendered for.
+    fn wake_namers(&self, namespace: &str, child: &Child) {
+        let Some(source) = child.annotation(SOURCE) else {
+            return;
+        };
+        match source.split_once('/') {
+            Some(("plugin", name)) => self.wake.plugins.wake(namespace, name),
+            Some(("schedule", name)) => self.wake.schedules.wake(namespace, name),
+            _ => {}
         }
     }
 
@@ -458,12 +487,12 @@ impl World {
         };
         let namespace = child.metadata.namespace.clone().unwrap_or_default();
         for owner in child.metadata.owner_references.iter().flatten() {
-            match &*owner.kind {
-                "ArtifactDB" => self.wake.instances.wake(&namespace, &owner.name),
-                "ArtifactPlugin" => self.wake.plugins.wake(&namespace, &owner.name),
-                "ArtifactSchedule" => self.wake.schedules.wake(&namespace, &owner.name),
-                _ => {}
+            if owner.kind == "ArtifactDB" {
+                self.wake.instances.wake(&namespace, &owner.name);
             }
+        }
+        if change.kind == ChildKind::CronJob {
+            self.wake_namers(&namespace, child);
         }
         if !change.kind.is_referred_to() {
             return;
@@ -509,7 +538,17 @@ pub fn readable_in<K>(store: &Store<Guard<K>>, namespace: &str) -> Vec<K>
 where
     K: Resource<DynamicType = ()> + Clone + 'static,
 {
-    let own = store.state_filter(|own| own.meta().namespace.as_deref() == Some(namespace));
+    chosen_in(store, namespace, |_| true)
+}
+
+/// Those of them that are chosen; the others are not copied.
+pub fn chosen_in<K>(store: &Store<Guard<K>>, namespace: &str, chosen: impl Fn(&K) -> bool) -> Vec<K>
+where
+    K: Resource<DynamicType = ()> + Clone + 'static,
+{
+    let own = store.state_filter(|own| {
+        own.meta().namespace.as_deref() == Some(namespace) && own.0.as_ref().is_ok_and(&chosen)
+    });
     own.iter()
         .filter_map(|own| own.0.as_ref().ok().cloned())
         .collect()

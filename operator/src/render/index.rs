@@ -7,7 +7,7 @@ use crate::object::{ChildKind, Mode, Object};
 use crate::plan::{IndexJob, is_about, job_name};
 
 /// Never: a person or a schedule starts what hangs on this.
-const NEVER: &str = "0 0 1 1 *";
+pub(super) const NEVER: &str = "0 0 1 1 *";
 /// Seconds that a finished Job stays.
 const KEPT: u32 = 3600;
 
@@ -47,18 +47,23 @@ impl Rendering<'_> {
                     "concurrencyPolicy": "Forbid",
                     "successfulJobsHistoryLimit": 3,
                     "failedJobsHistoryLimit": 3,
-                    "jobTemplate": {
-                        "metadata": {"labels": self.labels(task)},
-                        "spec": {
-                            "backoffLimit": 2,
-                            "ttlSecondsAfterFinished": 86_400,
-                            "template": self.job_template(task, &command, &self.served_schemas()),
-                        },
-                    },
+                    "jobTemplate": self.task_job(task, &command),
                 }});
                 self.object(ChildKind::CronJob, self.name(task), task, body)
             })
             .collect()
+    }
+
+    /// The Job of a built-in task.
+    pub(super) fn task_job(&self, component: &str, command: &[&str]) -> Value {
+        json!({
+            "metadata": {"labels": self.labels(component)},
+            "spec": {
+                "backoffLimit": 2,
+                "ttlSecondsAfterFinished": 86_400,
+                "template": self.job_template(component, command, &self.served_schemas()),
+            },
+        })
     }
 
     /// A pod of the indexer that ends. `schemas` are names of ConfigMaps.

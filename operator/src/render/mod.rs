@@ -4,6 +4,7 @@
 mod config;
 mod index;
 mod network;
+mod plugins;
 mod pods;
 mod standalone;
 mod template;
@@ -65,6 +66,7 @@ pub fn render(plan: &Plan, context: &Context) -> Vec<Object> {
         objects.extend(own.index());
         objects.extend(own.pods());
     }
+    objects.extend(own.plugins());
     objects.sort_by_key(|object| object.kind);
     objects
 }

@@ -1,0 +1,78 @@
+//! The controller of plugins: it tells which instances a plugin serves. Its CronJobs are children of
+//! those instances, rendered with them.
+
+use std::sync::Arc;
+
+use artifactdb_crds::plugin::ArtifactPluginStatus;
+use artifactdb_crds::{ArtifactDB, ArtifactPlugin};
+use jiff::Timestamp;
+use kube::ResourceExt;
+use kube::runtime::controller::Action;
+
+use crate::names::cron_job;
+use crate::object::ChildKind;
+use crate::operator::{Operator, ReconcileError, jittered};
+use crate::status::{dated, stated};
+use crate::tell::{RESYNC, undecodable};
+use crate::world::{Guard, chosen_in};
+
+/// Tells how one plugin is.
+pub async fn reconcile(
+    guard: Arc<Guard<ArtifactPlugin>>,
+    operator: Arc<Operator>,
+) -> Result<Action, ReconcileError> {
+    let own = match &guard.0 {
+        Ok(own) => own,
+        Err(invalid) => return undecodable::<ArtifactPlugin>(&operator, invalid, "Ready").await,
+    };
+    if own.metadata.deletion_timestamp.is_some() {
+        return Ok(Action::await_change());
+    }
+    let namespace = own.namespace().unwrap_or_default();
+    let world = &operator.world;
+    let instances = chosen_in(&world.instances, &namespace, |other: &ArtifactDB| {
+        let selector = own.spec.instances.as_ref();
+        selector.is_none_or(|selector| selector.matches(other.labels()))
+    });
+    let waits: Vec<String> = instances
+        .iter()
+        .map(ResourceExt::name_any)
+        .filter(|name| {
+            let job = cron_job(name, "plugin", &own.name_any());
+            world
+                .children
+                .get(ChildKind::CronJob, &namespace, &job)
+                .is_none()
+        })
+        .collect();
+    let ready = if instances.is_empty() {
+        stated(
+            "Ready",
+            false,
+            "NoInstance",
+            "no instance of the namespace is selected",
+        )
+    } else if waits.is_empty() {
+        let text = format!("it serves {} instances", instances.len());
+        stated("Ready", true, "Ready", text)
+    } else {
+        let text = format!("waiting for these instances: {}", waits.join(", "));
+        stated("Ready", false, "Pending", text)
+    };
+    let before = own.status.clone().unwrap_or_default();
+    let status = ArtifactPluginStatus {
+        conditions: dated(
+            vec![ready],
+            &before.conditions,
+            own.metadata.generation,
+            Timestamp::now(),
+        ),
+        observed_generation: own.metadata.generation,
+        ..before.clone()
+    };
+    if status != before {
+        let (old, new) = (&before.conditions, &status.conditions);
+        operator.tell(own, &status, old, new).await?;
+    }
+    Ok(Action::requeue(jittered(RESYNC)))
+}
