@@ -26,6 +26,9 @@ test-slow: setup ## Rebuild an index of 50,000 documents under load
 	ARTIFACTDB_TEST_DOCUMENTS=50000 cargo test --workspace --all-features --locked --test servers \
 		-- an_index_is_rebuilt_under_load --nocapture
 
+e2e: setup ## Test the operator on a cluster: KUBECONFIG's, or a node that is built and started here
+	@tests/e2e/run.sh
+
 services: ## Start Elasticsearch, Redis and an S3 server for the tests; print their addresses
 	@scripts/services.sh up
 
@@ -45,4 +48,4 @@ clean: ## Delete what was built, and the quickstart's data
 	cargo clean
 	rm -rf artifactdb-data
 
-.PHONY: help setup run test test-slow services services-down bench crds clean
+.PHONY: help setup run test test-slow e2e services services-down bench crds clean

@@ -267,6 +267,16 @@ pub fn plan(observed: &Observed) -> Outcome {
         });
     }
     refused.extend(check_durations(instance));
+    for (field, own) in [
+        ("spec.api.podTemplate", &spec.api.pod_template),
+        ("spec.indexer.podTemplate", &spec.indexer.pod_template),
+    ] {
+        let misfit = own.as_ref().and_then(crate::render::misfit);
+        refused.extend(misfit.map(|problem| Problem {
+            reason: "InvalidSpec",
+            message: format!("field '{field}': {problem}"),
+        }));
+    }
     let mut secrets = String::new();
     for reference in references(spec) {
         match observed.secrets.get(&reference.name) {
@@ -308,6 +318,7 @@ pub fn plan(observed: &Observed) -> Outcome {
     let schemas_hash = short_hash(&serde_json::to_string(&schemas).unwrap_or_default(), DIGITS);
     let index = index_plan(observed, mapping_hash);
     let served = served(observed, &schemas_hash, &index.state);
+    let plugins = plugins(observed, &mut problems);
     Outcome::Planned(Box::new(Plan {
         instance: instance.clone(),
         makes_signing_key: spec.auth.presign_key_secret_ref.is_none() && spec.standalone.is_none(),
@@ -329,12 +340,32 @@ pub fn plan(observed: &Observed) -> Outcome {
                 Some((own.clone(), runs.ok()?))
             })
             .collect(),
-        plugins: observed.plugins.clone(),
+        plugins,
         secrets_hash: short_hash(&secrets, DIGITS),
         mounted: mounted(observed),
         paused: spec.paused,
         problems,
     }))
+}
+
+/// The plugins that can be rendered; of the others is told what is wrong.
+fn plugins(observed: &Observed, problems: &mut Vec<Problem>) -> Vec<ArtifactPlugin> {
+    let fits = |own: &&ArtifactPlugin| {
+        let misfit = own
+            .spec
+            .pod_template
+            .as_ref()
+            .and_then(crate::render::misfit);
+        problems.extend(misfit.iter().map(|problem| Problem {
+            reason: "PluginRefused",
+            message: format!(
+                "ArtifactPlugin '{}': field 'spec.podTemplate': {problem}",
+                own.name_any()
+            ),
+        }));
+        misfit.is_none()
+    };
+    observed.plugins.iter().filter(fits).cloned().collect()
 }
 
 fn check_durations(instance: &ArtifactDB) -> Option<Problem> {

@@ -2,7 +2,10 @@
 //! own; times are part of what is promised.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod kills;
+mod plugins;
 mod refusals;
+mod scaling;
 mod schemas;
 mod standalone;
 mod typical;

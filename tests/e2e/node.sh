@@ -352,6 +352,8 @@ up() {
     echo "KUBECONFIG=$RUN/admin.kubeconfig"
     echo "ARTIFACTDB_E2E_ADDRESS=$ADDRESS"
     echo "ARTIFACTDB_E2E_KUBECTL=$BIN/kubectl"
+    # Pods are processes of this machine.
+    echo "ARTIFACTDB_E2E_LOCAL=1"
 }
 
 down() {

@@ -15,7 +15,7 @@ use artifactdb_crds::common::Resources;
 use serde_json::{Value, json};
 
 pub use index::is_superseded;
-pub use template::merge;
+pub use template::{merge, misfit};
 
 use crate::names::{APPLIED, COMPONENT, INSTANCE, MANAGED_BY, MANAGER, NAME};
 use crate::object::{ChildKind, Mode, Object};

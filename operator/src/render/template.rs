@@ -9,6 +9,10 @@ use serde_json::{Map, Value};
 pub fn merge(ours: &mut Value, theirs: &Value) {
     match (ours, theirs) {
         (Value::Object(ours), Value::Object(theirs)) => merge_objects(ours, theirs),
+        // `misfit` has told it; what we have is better than what cannot be.
+        (Value::Object(_) | Value::Array(_), theirs)
+            if !theirs.is_object() && !theirs.is_array() => {}
+        (Value::Object(_), Value::Array(_)) | (Value::Array(_), Value::Object(_)) => {}
         (ours, theirs) => *ours = theirs.clone(),
     }
 }
@@ -37,6 +41,39 @@ fn merge_objects(ours: &mut Map<String, Value>, theirs: &Map<String, Value>) {
             }
         }
     }
+}
+
+/// What of a pod template cannot be merged: the first part of it that is of the wrong shape.
+pub fn misfit(theirs: &Value) -> Option<String> {
+    let object = |at: &str| match theirs.pointer(at) {
+        None | Some(Value::Object(_) | Value::Null) => None,
+        Some(_) => Some(format!(
+            "'{}' is no object",
+            at.trim_start_matches('/').replace('/', ".")
+        )),
+    };
+    if !theirs.is_object() {
+        return Some("it is no object".to_owned());
+    }
+    if let Some(problem) = [
+        "/metadata",
+        "/metadata/labels",
+        "/metadata/annotations",
+        "/spec",
+        "/spec/securityContext",
+    ]
+    .iter()
+    .find_map(|at| object(at))
+    {
+        return Some(problem);
+    }
+    let lists = ["containers", "initContainers", "volumes"];
+    lists.iter().find_map(|list| {
+        let items = theirs.pointer(&format!("/spec/{list}"))?;
+        let named = |item: &Value| item["name"].is_string();
+        let fits = items.as_array().is_some_and(|own| own.iter().all(named));
+        (!fits).then(|| format!("'spec.{list}' is no list of things with names"))
+    })
 }
 
 /// What names an item of a list, for lists that are merged.
