@@ -22,12 +22,15 @@ use crate::plan::{Observed, Rehearsal, SecretSeen, is_about};
 use crate::references::references;
 use crate::world::{World, chosen_in};
 
+/// By uid, with the resource version that it was read at.
+type ByVersion<T> = Mutex<HashMap<String, (String, T)>>;
+
 /// What was read of Secrets and ConfigMaps, by uid and resource version: keys and schemas, never a
 /// Secret's values.
 #[derive(Default)]
 pub struct Reading {
-    keys: Mutex<HashMap<String, (String, Vec<String>)>>,
-    texts: Mutex<HashMap<String, (String, Option<BTreeMap<String, String>>)>>,
+    keys: ByVersion<Vec<String>>,
+    texts: ByVersion<Option<BTreeMap<String, String>>>,
     pub engines: Engines,
 }
 

@@ -58,21 +58,22 @@ pub async fn reconcile(
     let uid = instance.uid().unwrap_or_default();
     let mut unapplied = Vec::new();
     let mut next = RESYNC;
-    if let Outcome::Planned(planned) = &outcome {
-        if !planned.paused && !planned.index.steps.is_empty() {
-            match engine::take(&gathered.parts, &planned.index.steps).await {
-                // What was done is seen at once, and not at the next look.
-                Ok(()) => {
-                    let engines = &operator.reading.engines;
-                    observed.engine = engines
-                        .look(&planned.config, &gathered.access, &gathered.parts)
-                        .await
-                        .map_err(|error| error.to_string());
-                }
-                Err(error) => observed.engine = Err(error.to_string()),
+    if let Outcome::Planned(planned) = &outcome
+        && !planned.paused
+        && !planned.index.steps.is_empty()
+    {
+        match engine::take(&gathered.parts, &planned.index.steps).await {
+            // What was done is seen at once, and not at the next look.
+            Ok(()) => {
+                let engines = &operator.reading.engines;
+                observed.engine = engines
+                    .look(&planned.config, &gathered.access, &gathered.parts)
+                    .await
+                    .map_err(|error| error.to_string());
             }
-            outcome = plan(&observed);
+            Err(error) => observed.engine = Err(error.to_string()),
         }
+        outcome = plan(&observed);
     }
     if let Outcome::Planned(planned) = &outcome {
         next = match planned.index.state {

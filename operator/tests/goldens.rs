@@ -1,4 +1,5 @@
 //! What every sample is rendered to, held to files, and held to what Kubernetes' own types know.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::path::{Path, PathBuf};
 

@@ -1,5 +1,6 @@
 //! What is decided from what is seen: the way of an index from none to the next one, which schemas
 //! pods work by meanwhile, and what the status says of it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::path::PathBuf;
 use std::sync::Arc;

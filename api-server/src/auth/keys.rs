@@ -128,9 +128,8 @@ impl Keys {
         if let Some(key) = self.fixed.get(kid) {
             return Some(key.clone());
         }
-        if self.client.is_none() {
-            return None;
-        }
+        // Nobody to ask.
+        self.client.as_ref()?;
         match self.look(kid) {
             (Some(key), true) => Some(key),
             (found, _) => {
