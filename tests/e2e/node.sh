@@ -133,7 +133,7 @@ build() {
 certificate() {
     local name=$1 subject=$2 sans=${3:-}
     openssl req -newkey rsa:2048 -nodes -keyout "$PKI/$name.key" -out "$PKI/$name.csr" -subj "$subject" 2>/dev/null
-    openssl x509 -req -in "$PKI/$name.csr" -CA "$PKI/ca.crt" -CAkey "$PKI/ca.key" -CAcreateserial \
+    openssl x509 -req -in "$PKI/$name.csr" -CA "$PKI/ca.crt" -CAkey "$PKI/ca.key" -set_serial "0x$(openssl rand -hex 8)" \
         -days 365 -out "$PKI/$name.crt" -extfile <(
             echo "extendedKeyUsage=serverAuth,clientAuth"
             [ -z "$sans" ] || echo "subjectAltName=$sans"

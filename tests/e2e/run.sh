@@ -3,9 +3,9 @@
 # here, with Elasticsearch, Redis and S3 as processes of this machine. Everything that was started is
 # stopped afterwards, also after a failure. Arguments go to the tests: `tests/e2e/run.sh schemas`.
 #
-# With KUBECONFIG: ARTIFACTDB_E2E_ADDRESS is this machine's address as pods reach it, and the images
-# of ARTIFACTDB_E2E_IMAGES, such as registry.example.org/artifactdb, are there already.
-# ARTIFACTDB_E2E_KEEP=1 leaves everything running.
+# It installs config/install into the cluster. With KUBECONFIG the images that this names must be
+# there, ARTIFACTDB_E2E_ADDRESS is this machine's address as pods reach it, and this machine must reach
+# the addresses of Services. ARTIFACTDB_E2E_KEEP=1 leaves everything running.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}
@@ -58,4 +58,10 @@ fi
 export ARTIFACTDB_SERVICES_HOST=$ARTIFACTDB_E2E_ADDRESS
 services=$(scripts/services.sh up)
 set -a && eval "$services" && set +a
+export ARTIFACTDB_E2E_KUBECTL=${ARTIFACTDB_E2E_KUBECTL:-kubectl}
+say "installing the operator"
+"$ARTIFACTDB_E2E_KUBECTL" apply -k config/install >/dev/null
+"$ARTIFACTDB_E2E_KUBECTL" wait --for=condition=Established --timeout=30s crd/artifactdbs.artifactdb.io \
+    crd/artifactschemas.artifactdb.io crd/artifactplugins.artifactdb.io crd/artifactschedules.artifactdb.io >/dev/null
+"$ARTIFACTDB_E2E_KUBECTL" -n artifactdb-system rollout status deployment/artifactdb-operator --timeout=60s >&2
 cargo test --locked --package artifactdb-e2e --test e2e -- --test-threads 1 --nocapture "$@"
