@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod kills;
+mod narrow;
 mod plugins;
 mod refusals;
 mod scaling;

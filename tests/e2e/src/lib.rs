@@ -218,8 +218,8 @@ impl Space {
             let told = self
                 .kubectl(&["get", what, "-o", "jsonpath={.status}"], "")
                 .await;
-            let pods = self.kubectl(&["get", "pods,jobs"], "").await;
-            panic!("{problem}\n{told:?}\n{}", pods.unwrap_or_default());
+            let there = self.kubectl(&["get", "pods,jobs,pvc,events"], "").await;
+            panic!("{problem}\n{told:?}\n{}", there.unwrap_or_default());
         }
     }
 
