@@ -62,6 +62,16 @@ fn is_metadata(path: &FilePath, ignored: &[String]) -> bool {
     text.ends_with(".json") && !name.starts_with('.') && !ignored.iter().any(|own| own == text)
 }
 
+/// The metadata files of a version. Owned, because a stream that borrows its items is not `Send`
+/// enough to be spawned.
+fn metadata_of(manifest: &Manifest, ignored: &[String]) -> Vec<(FilePath, FileEntry)> {
+    let files = manifest.files.iter();
+    files
+        .filter(|(path, _)| is_metadata(path, ignored))
+        .map(|(path, entry)| (path.clone(), entry.clone()))
+        .collect()
+}
+
 impl Indexer {
     /// Writes all documents of a published version under the external version `version`, and
     /// returns how many. They are read, made and written as a stream; held back is what one call of
@@ -99,13 +109,7 @@ impl Indexer {
             uploader: Some(&state.owner),
         };
         let ignored = self.ignored(project, name, &manifest).await?;
-        // Owned, because a stream that borrows its items is not `Send` enough to be spawned.
-        let wanted: Vec<(FilePath, FileEntry)> = manifest
-            .files
-            .iter()
-            .filter(|(path, _)| is_metadata(path, &ignored))
-            .map(|(path, entry)| (path.clone(), entry.clone()))
-            .collect();
+        let wanted = metadata_of(&manifest, &ignored);
         let mut reads = pin!(
             futures::stream::iter(wanted)
                 .map(|(path, entry)| self.read(project, name, path, entry))
@@ -177,12 +181,7 @@ impl Indexer {
             uploader: Some(&state.owner),
         };
         let ignored = self.ignored(project, name, &manifest).await?;
-        let wanted: Vec<(FilePath, FileEntry)> = manifest
-            .files
-            .iter()
-            .filter(|(path, _)| is_metadata(path, &ignored))
-            .map(|(path, entry)| (path.clone(), entry.clone()))
-            .collect();
+        let wanted = metadata_of(&manifest, &ignored);
         let mut reads = pin!(
             futures::stream::iter(wanted)
                 .map(|(path, entry)| self.read(project, name, path, entry))

@@ -254,7 +254,7 @@ async fn run_on(
             for process in processes {
                 found.add(rehearse(&process.indexer).await?);
             }
-            let text = json!(found).to_string();
+            let text = found.to_text();
             println!("{text}");
             if let Some(path) = result {
                 std::fs::write(&path, &text)

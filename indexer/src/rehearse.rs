@@ -36,6 +36,23 @@ impl Rehearsal {
     }
 }
 
+/// Bytes of a result at the most: a pod's last words are cut at 4096 (kubernetes.io/docs/tasks/debug,
+/// "Determine the reason for pod failure"), and half a JSON text is none.
+const TEXT_MAX: usize = 3500;
+
+impl Rehearsal {
+    /// As JSON that fits a pod's last words, with as many samples as there is room for.
+    pub fn to_text(&self) -> String {
+        let mut told = self.clone();
+        loop {
+            let text = serde_json::json!(told).to_string();
+            if text.len() <= TEXT_MAX || told.samples.pop().is_none() {
+                return text;
+            }
+        }
+    }
+}
+
 /// Looks at every published version.
 pub async fn rehearse(indexer: &Indexer) -> Result<Rehearsal, TaskError> {
     let mut found = Rehearsal::default();
@@ -72,4 +89,23 @@ async fn look(
             .map(|problem| problem.chars().take(SAMPLE_MAX).collect())
             .collect(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_result_fits_the_last_words_of_a_pod() {
+        let found = Rehearsal {
+            checked: 9,
+            failed: 9,
+            samples: vec!["\u{1F427}\"".repeat(SAMPLE_MAX / 2); SAMPLES],
+        };
+        let text = found.to_text();
+        assert!(text.len() <= TEXT_MAX);
+        let told: Rehearsal = serde_json::from_str(&text).unwrap();
+        assert_eq!((told.checked, told.failed), (9, 9));
+        assert!(!told.samples.is_empty());
+    }
 }

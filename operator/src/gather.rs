@@ -25,6 +25,17 @@ use crate::world::{World, chosen_in};
 /// By uid, with the resource version that it was read at.
 type ByVersion<T> = Mutex<HashMap<String, (String, T)>>;
 
+/// Objects that are remembered; beyond them all are read anew. Those that are gone are among them.
+const REMEMBERED: usize = 10_000;
+
+fn remember<T>(known: &ByVersion<T>, uid: String, read: (String, T)) {
+    let mut known = known.lock();
+    if known.len() >= REMEMBERED {
+        known.clear();
+    }
+    known.insert(uid, read);
+}
+
 /// What was read of Secrets and ConfigMaps, by uid and resource version: keys and schemas, never a
 /// Secret's values.
 #[derive(Default)]
@@ -152,7 +163,7 @@ pub async fn inline(
                 .get_opt(&reference.config_map)
                 .await?
                 .and_then(|own| own.data);
-            reading.texts.lock().insert(uid, (version, data.clone()));
+            remember(&reading.texts, uid, (version, data.clone()));
             data
         }
     };
@@ -192,10 +203,7 @@ async fn secrets(
                     continue;
                 };
                 let keys: Vec<String> = secret.data.unwrap_or_default().into_keys().collect();
-                reading
-                    .keys
-                    .lock()
-                    .insert(uid, (version.clone(), keys.clone()));
+                remember(&reading.keys, uid, (version.clone(), keys.clone()));
                 keys
             }
         };
@@ -281,6 +289,11 @@ async fn job_results(
         if job.holds("Complete") && rehearses && rehearsal.is_none() {
             let words = last_words(world, instance, name).await?;
             rehearsal = words.and_then(|words| serde_json::from_str(words.trim()).ok());
+            if rehearsal.is_none() {
+                failure = Some(format!(
+                    "Job '{name}' has ended, and its result cannot be read"
+                ));
+            }
         }
         if job.holds("Failed") {
             let words = last_words(world, instance, name).await?.unwrap_or_default();

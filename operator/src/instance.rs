@@ -120,8 +120,13 @@ async fn unreadable(
     let name = meta.name.clone().unwrap_or_default();
     let api: Api<ArtifactDB> = Api::namespaced(operator.world.client.clone(), &namespace);
     if meta.deletion_timestamp.is_some() {
-        // Which index it had cannot be known.
-        let patch = json!({"metadata": {"finalizers": null}});
+        // Which index it had cannot be known. What others wait for is theirs.
+        let mut finalizers = meta.finalizers.clone().unwrap_or_default();
+        finalizers.retain(|own| own != FINALIZER);
+        let patch = json!({"metadata": {
+            "finalizers": finalizers,
+            "resourceVersion": meta.resource_version,
+        }});
         api.patch_metadata(&name, &PatchParams::default(), &Patch::Merge(&patch))
             .await?;
         return Ok(Action::await_change());

@@ -506,13 +506,14 @@ fn rebuild(observed: &Observed, plan: &mut IndexPlan) {
 }
 
 fn served(observed: &Observed, wanted: &str, state: &IndexState) -> Served {
-    let api = observed.children.values().find_map(|child| {
-        child.annotation(SCHEMAS).filter(|_| {
-            child.label(crate::names::COMPONENT) == Some("api")
-                && child.metadata.labels.is_some()
-                && child.name().ends_with("-api")
-        })
-    });
+    let api = (
+        ChildKind::Deployment,
+        format!("{}-api", observed.instance.name_any()),
+    );
+    let api = observed
+        .children
+        .get(&api)
+        .and_then(|child| child.annotation(SCHEMAS));
     let Some(former) = api.filter(|former| *former != wanted) else {
         return Served::Wanted;
     };

@@ -167,6 +167,21 @@ async fn one_that_cannot_be_read_stalls_nothing() {
     assert!(server.get("deployments", "broken-api").is_null());
 }
 
+/// Which index it had cannot be known; what others wait for is theirs.
+#[tokio::test]
+async fn one_that_cannot_be_read_can_be_deleted() {
+    let server = cluster();
+    let mut broken = instance_object();
+    broken["metadata"]["name"] = json!("broken");
+    broken["metadata"]["finalizers"] = json!(["example.org/theirs", "artifactdb.io/index"]);
+    broken["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+    broken["spec"]["storage"] = json!("a text");
+    server.put("artifactdbs", broken);
+    process(&server).await.unwrap();
+    let left = &server.get("artifactdbs", "broken")["metadata"]["finalizers"];
+    assert_eq!(*left, json!(["example.org/theirs"]));
+}
+
 #[tokio::test]
 async fn what_is_no_longer_wanted_goes() {
     let server = cluster();

@@ -215,3 +215,13 @@ pub fn resources(own: Option<&Resources>, cpu: &str, memory: &str, most: &str) -
     }
     json!({"requests": requests, "limits": limits})
 }
+
+/// An HTTP probe of the API, each `period` seconds.
+pub fn probe(path: &str, period: u32, failures: u32) -> Value {
+    json!({
+        "httpGet": {"path": path, "port": "http"},
+        "periodSeconds": period,
+        "timeoutSeconds": 5,
+        "failureThreshold": failures,
+    })
+}

@@ -4,7 +4,9 @@ use artifactdb_crds::instance::Autoscaling;
 use serde_json::{Value, json};
 
 use super::network::PORT;
-use super::{Rendering, container_security, merge, pod_security, resources, selector, template};
+use super::{
+    Rendering, container_security, merge, pod_security, probe, resources, selector, template,
+};
 use crate::names::{MAPPING, SCHEMAS, SECRETS};
 use crate::object::{ChildKind, Object};
 use crate::plan::Served;
@@ -122,14 +124,6 @@ impl Rendering<'_> {
 
     fn api_template(&self) -> Value {
         let spec = &self.plan.instance.spec;
-        let probe = |path: &str, period: u32, failures: u32| {
-            json!({
-                "httpGet": {"path": path, "port": "http"},
-                "periodSeconds": period,
-                "timeoutSeconds": 5,
-                "failureThreshold": failures,
-            })
-        };
         let image = spec.image.as_ref().unwrap_or(&self.context.images.api);
         let mut container = self.container("api", image, &["/artifactdb-api"]);
         container["ports"] = json!([{"name": "http", "containerPort": PORT, "protocol": "TCP"}]);

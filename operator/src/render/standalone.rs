@@ -4,7 +4,9 @@ use artifactdb_crds::ArtifactDB;
 use serde_json::{Value, json};
 
 use super::network::{PORT, STORE_PORT};
-use super::{Rendering, container_security, merge, pod_security, resources, selector, template};
+use super::{
+    Rendering, container_security, merge, pod_security, probe, resources, selector, template,
+};
 use crate::names::SCHEMAS;
 use crate::object::{ChildKind, Object};
 
@@ -54,14 +56,6 @@ impl Rendering<'_> {
 
     fn stateful_set(&self, config: &str) -> Object {
         let spec = &self.plan.instance.spec;
-        let probe = |path: &str, period: u32, failures: u32| {
-            json!({
-                "httpGet": {"path": path, "port": "http"},
-                "periodSeconds": period,
-                "timeoutSeconds": 5,
-                "failureThreshold": failures,
-            })
-        };
         let image = spec
             .image
             .as_ref()
