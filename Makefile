@@ -29,6 +29,9 @@ test-slow: setup ## Rebuild an index of 50,000 documents under load
 e2e: setup ## Test the operator on a cluster: KUBECONFIG's, or a node that is built and started here
 	@tests/e2e/run.sh
 
+bench-operator: setup ## Reconcile 300 instances on that cluster: rate, writes and memory, as a table
+	@tests/e2e/run.sh --bench
+
 services: ## Start Elasticsearch, Redis and an S3 server for the tests; print their addresses
 	@scripts/services.sh up
 
@@ -48,4 +51,4 @@ clean: ## Delete what was built, and the quickstart's data
 	cargo clean
 	rm -rf artifactdb-data
 
-.PHONY: help setup run test test-slow e2e services services-down bench crds clean
+.PHONY: help setup run test test-slow e2e bench-operator services services-down bench crds clean

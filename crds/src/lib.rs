@@ -79,5 +79,10 @@ fn drop_defaults(schema: &mut JSONSchemaProps) {
 pub fn to_yaml(definition: &CustomResourceDefinition) -> Result<String, String> {
     // Through JSON, so that fields which are absent are left out and the order is stable.
     let value = serde_json::to_value(definition).map_err(|error| error.to_string())?;
-    serde_saphyr::to_string(&value).map_err(|error| error.to_string())
+    yaml(&value)
+}
+
+/// A value as YAML, members in their order.
+pub fn yaml(value: &serde_json::Value) -> Result<String, String> {
+    serde_saphyr::to_string(value).map_err(|error| error.to_string())
 }

@@ -8,11 +8,14 @@ use std::sync::Arc;
 use artifactdb_core::search::elasticsearch::{Elasticsearch, EngineCredentials};
 use artifactdb_crds::common::InstanceSelector;
 use artifactdb_crds::instance::ArtifactDBSpec;
+use artifactdb_crds::read::{Origin, ResourceSet};
 use artifactdb_crds::resolve::{assemble, selects};
 use artifactdb_crds::{ArtifactDB, ArtifactPlugin, ArtifactSchedule, ArtifactSchema};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
-use kube::ResourceExt;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{Api, ListParams};
+use kube::{Resource, ResourceExt};
 use parking_lot::Mutex;
 
 use crate::engine::{Access, Engines};
@@ -36,12 +39,14 @@ fn remember<T>(known: &ByVersion<T>, uid: String, read: (String, T)) {
     known.insert(uid, read);
 }
 
-/// What was read of Secrets and ConfigMaps, by uid and resource version: keys and schemas, never a
-/// Secret's values.
+/// What was read of Secrets and ConfigMaps, by uid and resource version: keys and schemas, and of a
+/// Secret's values those alone by which the engine is reached.
 #[derive(Default)]
 pub struct Reading {
     keys: ByVersion<Vec<String>>,
     texts: ByVersion<Option<BTreeMap<String, String>>>,
+    /// By the Secrets' versions: the one place, beside the connections, that holds credentials.
+    accesses: ByVersion<Access>,
     pub engines: Engines,
 }
 
@@ -60,9 +65,21 @@ pub async fn gather(
     reading: &Reading,
     instance: Arc<ArtifactDB>,
 ) -> Result<Gathered, kube::Error> {
+    gather_with(world, reading, instance, &ResourceSet::default()).await
+}
+
+/// The same as if the resources of `files` had been applied.
+pub async fn gather_with(
+    world: &World,
+    reading: &Reading,
+    instance: Arc<ArtifactDB>,
+    files: &ResourceSet,
+) -> Result<Gathered, kube::Error> {
     let namespace = instance.namespace().unwrap_or_default();
     let name = instance.name_any();
-    let mut schemas = chosen_in(&world.schemas, &namespace, |own| selects(&instance, own));
+    let chosen = |own: &ArtifactSchema| selects(&instance, own);
+    let mut schemas = chosen_in(&world.schemas, &namespace, chosen);
+    overlay(&mut schemas, &files.schemas, &namespace, chosen);
     age(&mut schemas);
     for schema in &mut schemas {
         inline(world, reading, &namespace, schema).await?;
@@ -77,12 +94,16 @@ pub async fn gather(
     let mine = |selector: &Option<InstanceSelector>| {
         selector.as_ref().is_none_or(|own| own.matches(labels))
     };
-    let mut plugins = chosen_in(&world.plugins, &namespace, |own: &ArtifactPlugin| {
+    let chosen = |own: &ArtifactPlugin| {
         mine(&own.spec.instances) && own.metadata.deletion_timestamp.is_none()
-    });
-    let mut schedules = chosen_in(&world.schedules, &namespace, |own: &ArtifactSchedule| {
+    };
+    let mut plugins = chosen_in(&world.plugins, &namespace, chosen);
+    overlay(&mut plugins, &files.plugins, &namespace, chosen);
+    let chosen = |own: &ArtifactSchedule| {
         mine(&own.spec.instances) && own.metadata.deletion_timestamp.is_none()
-    });
+    };
+    let mut schedules = chosen_in(&world.schedules, &namespace, chosen);
+    overlay(&mut schedules, &files.schedules, &namespace, chosen);
     plugins.sort_by_cached_key(ResourceExt::name_any);
     schedules.sort_by_cached_key(ResourceExt::name_any);
     let mut parts = Vec::new();
@@ -94,7 +115,7 @@ pub async fn gather(
         && instance.spec.standalone.is_none()
         && instance.spec.elasticsearch.is_some()
     {
-        let access = access(world, &namespace, &instance.spec).await?;
+        let access = access(world, reading, &namespace, &instance.spec).await?;
         engine = match reading.engines.of(config, &access) {
             Ok(own) => {
                 parts = own;
@@ -122,6 +143,35 @@ pub async fn gather(
         parts,
         access: how,
     })
+}
+
+/// Puts resources of files over those of the cluster: they replace what has their name, which keeps
+/// its age.
+fn overlay<K>(
+    there: &mut Vec<K>,
+    files: &[(Origin, K)],
+    namespace: &str,
+    chosen: impl Fn(&K) -> bool,
+) where
+    K: Resource<DynamicType = ()> + Clone,
+{
+    for (_, own) in files {
+        let mut own = own.clone();
+        let place = own.meta().namespace.as_deref().unwrap_or(namespace);
+        if place != namespace {
+            continue;
+        }
+        let name = own.name_any();
+        let replaced = there.iter().position(|other| other.name_any() == name);
+        let replaced = replaced.map(|at| there.remove(at));
+        own.meta_mut().creation_timestamp = match replaced {
+            Some(other) => other.creation_timestamp(),
+            None => Some(Time(Timestamp::now())),
+        };
+        if chosen(&own) {
+            there.push(own);
+        }
+    }
 }
 
 /// Sorts schemas as they were made: of two that differ on a field the older wins.
@@ -218,22 +268,43 @@ async fn secrets(
     Ok(all)
 }
 
-/// How the engine is reached, by the Secrets that the spec refers to. They are read each time and
-/// held by the connection alone.
+/// How the engine is reached, by the Secrets that the spec refers to. They are read once they changed.
 pub async fn access(
     world: &World,
+    reading: &Reading,
     namespace: &str,
     spec: &ArtifactDBSpec,
 ) -> Result<Access, kube::Error> {
-    let mut access = Access::default();
     let Some(engine) = &spec.elasticsearch else {
-        return Ok(access);
+        return Ok(Access::default());
+    };
+    let (credentials, ca) = (&engine.credentials_secret_ref, &engine.ca_secret_ref);
+    let names = [
+        credentials.as_ref().map(|own| &own.name),
+        ca.as_ref().map(|own| &own.name),
+    ];
+    let version: Vec<String> = names
+        .into_iter()
+        .flatten()
+        .map(|name| {
+            let seen = world.children.get(ChildKind::Secret, namespace, name);
+            let seen = seen.map(|own| (own.uid(), own.resource_version()));
+            format!("{name} {seen:?}")
+        })
+        .collect();
+    let version = version.join(" ");
+    let key = format!("{namespace} {version}");
+    if let Some((_, known)) = reading.accesses.lock().get(&key) {
+        return Ok(known.clone());
+    }
+    let mut access = Access {
+        version,
+        ..Access::default()
     };
     let api: Api<Secret> = Api::namespaced(world.client.clone(), namespace);
-    if let Some(reference) = &engine.credentials_secret_ref
+    if let Some(reference) = credentials
         && let Some(secret) = api.get_opt(&reference.name).await?
     {
-        access.version = format!("{}@{:?}", reference.name, secret.resource_version());
         let text = |key: &str| -> Option<String> {
             let bytes = secret.data.as_ref()?.get(key)?.0.clone();
             Some(String::from_utf8(bytes).ok()?.trim_end().to_owned())
@@ -246,18 +317,13 @@ pub async fn access(
             _ => None,
         };
     }
-    if let Some(reference) = &engine.ca_secret_ref
+    if let Some(reference) = ca
         && let Some(secret) = api.get_opt(&reference.name).await?
     {
-        access.version = format!(
-            "{} {}@{:?}",
-            access.version,
-            reference.name,
-            secret.resource_version()
-        );
         let data = secret.data.unwrap_or_default();
         access.ca = data.get(&reference.key).map(|bytes| bytes.0.clone());
     }
+    remember(&reading.accesses, key, (String::new(), access.clone()));
     Ok(access)
 }
 

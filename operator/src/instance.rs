@@ -206,7 +206,13 @@ async fn delete(operator: &Operator, instance: &ArtifactDB) -> Result<Action, Re
 
 async fn delete_index(operator: &Operator, instance: &ArtifactDB) -> Result<(), ReconcileError> {
     let namespace = instance.namespace().unwrap_or_default();
-    let access = access(&operator.world, &namespace, &instance.spec).await?;
+    let access = access(
+        &operator.world,
+        &operator.reading,
+        &namespace,
+        &instance.spec,
+    )
+    .await?;
     let origin = String::new();
     let assembled = artifactdb_crds::resolve::assemble(&origin, instance, std::iter::empty());
     // One that was never valid has no index.

@@ -20,6 +20,7 @@ pub mod offline;
 pub mod operator;
 pub mod plan;
 pub mod plugin;
+pub mod preview;
 pub mod references;
 pub mod render;
 pub mod schedule;

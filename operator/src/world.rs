@@ -172,6 +172,9 @@ impl World {
             .clone()
             .watch_resources(instance_writer, World::instance_changed);
         for kind in ChildKind::ALL {
+            if !kind.is_optional() {
+                world.awaits(&kind.resource().plural);
+            }
             tokio::spawn(world.clone().watch_children(kind));
         }
         let queues = Queues {
@@ -281,8 +284,6 @@ impl World {
             }
             self.optional.write().insert(kind);
             self.every_instance();
-        } else {
-            self.awaits(&name);
         }
         let mut config = watcher::Config::default().page_size(PAGE * 4);
         if !kind.is_referred_to() {

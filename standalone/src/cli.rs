@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, anyhow};
 use artifactdb::client::{self, Api, ClientError, Printer};
+use artifactdb::render::{self, RenderOptions};
 use artifactdb::secrets::Secrets;
 use artifactdb::serve::{self, ServeOptions};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -64,6 +65,14 @@ enum Command {
         #[command(subcommand)]
         command: PermissionsCommand,
     },
+    /// Print what the operator would make of resource files: Kubernetes objects and index templates.
+    #[command(
+        after_help = "With --diff nothing is printed where nothing would change, and the exit code is 0; it is 1 where \
+something would, and 2 where that cannot be found out.\n\nExamples:\n  artifactdb render instance.yaml\n  \
+artifactdb render instance.yaml --kubernetes-only | kubectl apply --dry-run=server -f -\n  \
+artifactdb render instance.yaml --namespace team-a --diff"
+    )]
+    Render(RenderArgs),
     /// Print the custom resource definitions.
     Crds(CrdsArgs),
     /// Write the sample data of the tour.
@@ -242,6 +251,22 @@ impl Access {
 }
 
 #[derive(Debug, Args)]
+struct RenderArgs {
+    /// Resource files, or folders of them.
+    #[arg(required = true, value_name = "FILE|DIR")]
+    files: Vec<PathBuf>,
+    /// Namespace of resources that name none.
+    #[arg(short, long, value_name = "NAME")]
+    namespace: Option<String>,
+    /// Show what applying the files would change in the cluster of KUBECONFIG; change nothing.
+    #[arg(long)]
+    diff: bool,
+    /// Leave out what is Elasticsearch's.
+    #[arg(long)]
+    kubernetes_only: bool,
+}
+
+#[derive(Debug, Args)]
 struct CrdsArgs {
     /// Write one file per kind into this folder instead.
     #[arg(long, value_name = "DIR")]
@@ -279,6 +304,7 @@ fn parse_duration(text: &str) -> Result<SignedDuration, String> {
 pub async fn run(cli: Cli) -> ExitCode {
     start_logs(cli.log_json, matches!(cli.command, Command::Serve(_)));
     let outcome = match cli.command {
+        Command::Render(args) => return render(args).await,
         Command::Serve(args) => serve(args).await,
         Command::Token(args) => token(&args),
         Command::Crds(args) => crds(&args),
@@ -380,6 +406,30 @@ fn crds(args: &CrdsArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Exit codes as of `kubectl diff`: 0 and 1 for none and some, and another for trouble.
+async fn render(args: RenderArgs) -> ExitCode {
+    let options = RenderOptions {
+        files: args.files,
+        namespace: args.namespace,
+        kubernetes_only: args.kubernetes_only,
+    };
+    let shown = match args.diff {
+        true => render::differences(&options).await,
+        false => render::rendered(&options),
+    };
+    match shown {
+        Ok(text) => {
+            let written = std::io::stdout().write_all(text.as_bytes());
+            let differs = args.diff && !text.is_empty();
+            ExitCode::from(u8::from(differs || written.is_err()))
+        }
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "error: {error:#}");
+            ExitCode::from(if args.diff { 2 } else { 1 })
+        }
+    }
+}
+
 fn sample(args: &SampleArgs) -> anyhow::Result<()> {
     let tables = artifactdb::sample::penguins(&args.out)?;
     println!(
@@ -448,7 +498,11 @@ async fn remote_command(command: Command) -> anyhow::Result<()> {
             client::versions(&api, &args.project, &printer).await?;
         }
         Command::Permissions { command } => permissions(command).await?,
-        Command::Serve(_) | Command::Token(_) | Command::Crds(_) | Command::Sample(_) => {}
+        Command::Serve(_)
+        | Command::Token(_)
+        | Command::Render(_)
+        | Command::Crds(_)
+        | Command::Sample(_) => {}
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ pub mod engine;
 pub mod lease;
 pub mod objectstore;
 pub mod queue;
+pub mod render;
 pub mod sample;
 pub mod secrets;
 pub mod serve;

@@ -200,6 +200,16 @@ start_control_plane() {
         --listen-peer-urls http://127.0.0.1:12380 --initial-advertise-peer-urls http://127.0.0.1:12380 \
         --initial-cluster node=http://127.0.0.1:12380
     await etcd curl -sf http://127.0.0.1:12379/health
+    # Every write of the operator but those of its lease: what the operator says of itself is not proof.
+    cat >"$RUN/audit.yaml" <<CONFIG
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+- {level: None, resources: [{group: coordination.k8s.io}]}
+- {level: Metadata, users: ["system:serviceaccount:artifactdb-system:artifactdb-operator"], verbs: [create, update, patch, delete, deletecollection]}
+- {level: None}
+CONFIG
     start kube-apiserver "$BIN/kube-apiserver" --etcd-servers http://127.0.0.1:12379 \
         --secure-port 6443 --bind-address 0.0.0.0 --advertise-address "$ADDRESS" \
         --service-cluster-ip-range "$SERVICES" --authorization-mode Node,RBAC --allow-privileged=true \
@@ -212,7 +222,8 @@ start_control_plane() {
         --requestheader-username-headers X-Remote-User --requestheader-group-headers X-Remote-Group \
         --requestheader-extra-headers-prefix X-Remote-Extra- \
         --proxy-client-cert-file "$PKI/aggregator.crt" --proxy-client-key-file "$PKI/aggregator.key" \
-        --enable-aggregator-routing=true --max-requests-inflight 1000 --max-mutating-requests-inflight 500
+        --enable-aggregator-routing=true \
+        --audit-policy-file "$RUN/audit.yaml" --audit-log-path "$RUN/log/audit" --max-requests-inflight 1000 --max-mutating-requests-inflight 500
     await kube-apiserver kubectl get --raw /readyz
     start kube-controller-manager "$BIN/kube-controller-manager" --kubeconfig "$RUN/controller-manager.kubeconfig" \
         --use-service-account-credentials --root-ca-file "$PKI/ca.crt" \
@@ -351,6 +362,7 @@ up() {
     start_metrics
     echo "KUBECONFIG=$RUN/admin.kubeconfig"
     echo "ARTIFACTDB_E2E_ADDRESS=$ADDRESS"
+    echo "ARTIFACTDB_E2E_AUDIT=$RUN/log/audit"
     echo "ARTIFACTDB_E2E_KUBECTL=$BIN/kubectl"
     # Pods are processes of this machine.
     echo "ARTIFACTDB_E2E_LOCAL=1"

@@ -1,7 +1,11 @@
 #!/usr/bin/env bash
 # Runs the end-to-end tests: on the cluster of KUBECONFIG, or on a node that is built and started
 # here, with Elasticsearch, Redis and S3 as processes of this machine. Everything that was started is
-# stopped afterwards, also after a failure. Arguments go to the tests: `tests/e2e/run.sh schemas`.
+# stopped afterwards, also after a failure.
+#
+#   tests/e2e/run.sh              every test, and then the operator's bench
+#   tests/e2e/run.sh schemas …    arguments go to the tests
+#   tests/e2e/run.sh --bench      the operator's bench alone
 #
 # It installs config/install into the cluster. With KUBECONFIG the images that this names must be
 # there, ARTIFACTDB_E2E_ADDRESS is this machine's address as pods reach it, and this machine must reach
@@ -15,14 +19,15 @@ VERSION=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
 
 say() { echo "$*" >&2; }
 
-build_binaries() {
+# build WHAT…: static binaries in the images' profile
+build() {
     rustup target list --installed | grep -q "$MUSL" || rustup target add "$MUSL"
     if ! command -v musl-gcc >/dev/null; then
         [ "$(id -u)" = 0 ] || { say "error: musl-gcc is missing; install musl-tools"; exit 1; }
         apt-get update -qq && apt-get install -y -qq musl-tools >/dev/null
     fi
     AWS_LC_SYS_CMAKE_BUILDER=0 cargo build --profile image --target "$MUSL" --locked \
-        --workspace --all-features --bins
+        --workspace --all-features "$@"
 }
 
 load_images() {
@@ -47,7 +52,7 @@ trap stop EXIT
 export ARTIFACTDB_SERVICES_RUN=run-e2e ARTIFACTDB_SERVICES_ES_PORT=29200 \
     ARTIFACTDB_SERVICES_REDIS_PORT=26379 ARTIFACTDB_SERVICES_S3_PORT=28333
 if [ -z "${KUBECONFIG:-}" ]; then
-    build_binaries
+    build --bins
     started=1
     node=$("$NODE" up)
     set -a && eval "$node" && set +a
@@ -64,4 +69,9 @@ say "installing the operator"
 "$ARTIFACTDB_E2E_KUBECTL" wait --for=condition=Established --timeout=30s crd/artifactdbs.artifactdb.io \
     crd/artifactschemas.artifactdb.io crd/artifactplugins.artifactdb.io crd/artifactschedules.artifactdb.io >/dev/null
 "$ARTIFACTDB_E2E_KUBECTL" -n artifactdb-system rollout status deployment/artifactdb-operator --timeout=60s >&2
-cargo test --locked --package artifactdb-e2e --test e2e -- --test-threads 1 --nocapture "$@"
+if [ "${1:-}" != --bench ]; then
+    cargo test --locked --package artifactdb-e2e --test e2e -- --test-threads 1 --nocapture "$@"
+    [ $# = 0 ] || exit 0
+fi
+build --bin bench-operator
+"$CARGO_TARGET_DIR/$MUSL/image/bench-operator"

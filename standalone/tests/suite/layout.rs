@@ -37,6 +37,7 @@ fn arrows_point_one_way() {
                 "artifactdb-crds",
                 "artifactdb-api",
                 "artifactdb-indexer",
+                "artifactdb-operator",
             ]
             .into(),
             other => panic!("'{other}' is not in the plan of ARCHITECTURE.md"),

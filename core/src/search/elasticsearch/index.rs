@@ -112,6 +112,11 @@ impl Elasticsearch {
         mappings
     }
 
+    /// Name and body of the index template, as they are written where the engine knows every part.
+    pub fn index_template(&self) -> (&str, Value) {
+        (&self.base, self.template())
+    }
+
     fn template(&self) -> Value {
         let mut body = json!({
             "index_patterns": [self.pattern()],
