@@ -4,6 +4,7 @@
 //! name of a mounted file and never held.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -229,7 +230,8 @@ pub struct SchemaItem {
     pub kind: String,
     /// `v1`
     pub version: String,
-    pub schema: Value,
+    /// Shared: a schema may be large, and be in many instances.
+    pub schema: Arc<Value>,
 }
 
 impl SchemaItem {
@@ -329,18 +331,7 @@ impl InstanceConfig {
 
     /// The mapping of all schemas, and those that had to be left out of it.
     pub fn mapping(&self) -> (Mapping, Vec<MappingError>) {
-        let names: Vec<String> = self.schemas.items.iter().map(SchemaItem::name).collect();
-        let sources: Vec<mapping::Source<'_>> = self
-            .schemas
-            .items
-            .iter()
-            .zip(&names)
-            .map(|(item, name)| mapping::Source {
-                name,
-                schema: &item.schema,
-            })
-            .collect();
-        mapping::compile(&sources)
+        mapping_of(&self.schemas.items)
     }
 
     /// The schema that a document's `$schema` names, with or without `.json`.
@@ -352,6 +343,20 @@ impl InstanceConfig {
             .iter()
             .find(|item| item.kind == kind && item.version == version)
     }
+}
+
+/// The mapping of schemas, and those that had to be left out of it.
+pub fn mapping_of(items: &[SchemaItem]) -> (Mapping, Vec<MappingError>) {
+    let names: Vec<String> = items.iter().map(SchemaItem::name).collect();
+    let sources: Vec<mapping::Source<'_>> = items
+        .iter()
+        .zip(&names)
+        .map(|(item, name)| mapping::Source {
+            name,
+            schema: &item.schema,
+        })
+        .collect();
+    mapping::compile(&sources)
 }
 
 #[cfg(test)]

@@ -2,13 +2,14 @@
 //! and the field. Pure; the same rules as the CEL in the definitions, for whoever has no API server.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use artifactdb_core::config::{
     AuthConfig, ElasticsearchConfig, GprnConfig, InstanceConfig, PermissionsConfig, RedisConfig,
     SchemaItem, SchemasConfig, SearchConfig, SequenceConfig, StorageConfig, StorageSwitchConfig,
     StsConfig, VersionsConfig,
 };
-use artifactdb_core::mapping::MappingError;
+use artifactdb_core::mapping::{Mapping, MappingError};
 use artifactdb_core::permissions::PermissionsPatch;
 use thiserror::Error;
 
@@ -39,9 +40,20 @@ pub struct Resolved {
 pub struct Assembled {
     /// Absent when the instance itself is refused.
     pub config: Option<InstanceConfig>,
+    pub schemas: Arc<SchemaSet>,
+    /// Of the instance and of schemas, which are left out.
+    pub refusals: Vec<Refusal>,
+}
+
+/// The schemas of an instance, and of every other one that has the same.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SchemaSet {
+    pub items: Vec<SchemaItem>,
+    pub mapping: Arc<Mapping>,
+    pub mapping_hash: String,
     /// Schemas that were left out of the mapping: an older one wants a field differently.
     pub conflicts: Vec<MappingError>,
-    /// Of the instance and of schemas, which are left out.
+    /// Schemas that cannot be used.
     pub refusals: Vec<Refusal>,
 }
 
@@ -72,7 +84,7 @@ pub fn resolve(set: &ResourceSet) -> Result<Resolved, Vec<Refusal>> {
     match assembled.config {
         Some(config) if assembled.refusals.is_empty() => Ok(Resolved {
             config,
-            conflicts: assembled.conflicts,
+            conflicts: assembled.schemas.conflicts.clone(),
         }),
         _ => Err(assembled.refusals),
     }
@@ -85,50 +97,66 @@ pub fn assemble<'a, O: std::fmt::Display + 'a>(
     instance: &ArtifactDB,
     schemas: impl Iterator<Item = (&'a O, &'a ArtifactSchema)>,
 ) -> Assembled {
+    let chosen = schemas.filter(|(_, schema)| selects(instance, schema));
+    assemble_with(origin, instance, Arc::new(SchemaSet::of(chosen)))
+}
+
+/// Puts an instance and its schemas together.
+pub fn assemble_with(
+    origin: &impl std::fmt::Display,
+    instance: &ArtifactDB,
+    schemas: Arc<SchemaSet>,
+) -> Assembled {
     let mut refusals = Vec::new();
     let name = instance.metadata.name.clone().unwrap_or_default();
     check_instance(origin, &name, &instance.spec, &mut refusals);
     let refused = !refusals.is_empty();
-    let mut items = Vec::new();
-    let mut known: BTreeMap<String, String> = BTreeMap::new();
-    for (origin, schema) in schemas {
-        if !selects(instance, schema) {
-            continue;
-        }
-        match schema_item(origin, schema) {
-            Err(refusal) => refusals.push(refusal),
-            Ok(item) => {
-                let own = schema.metadata.name.clone().unwrap_or_default();
-                if let Some(first) = known.get(&item.name()) {
-                    refusals.push(Refusal {
-                        origin: origin.to_string(),
-                        kind: "ArtifactSchema",
-                        name: own,
-                        problem: format!(
-                            "field 'spec.type': '{}' is already defined by ArtifactSchema '{first}'",
-                            item.name()
-                        ),
-                    });
-                    continue;
+    refusals.extend(schemas.refusals.iter().cloned());
+    Assembled {
+        config: (!refused).then(|| config(&name, instance, schemas.items.clone())),
+        schemas,
+        refusals,
+    }
+}
+
+impl SchemaSet {
+    /// `schemas` come oldest first: of two that cannot be together the older one is used.
+    pub fn of<'a, O: std::fmt::Display + 'a>(
+        schemas: impl Iterator<Item = (&'a O, &'a ArtifactSchema)>,
+    ) -> Self {
+        let mut refusals = Vec::new();
+        let mut items: Vec<SchemaItem> = Vec::new();
+        let mut known: BTreeMap<String, String> = BTreeMap::new();
+        for (origin, schema) in schemas {
+            match schema_item(origin, schema) {
+                Err(refusal) => refusals.push(refusal),
+                Ok(item) => {
+                    let own = schema.metadata.name.clone().unwrap_or_default();
+                    if let Some(first) = known.get(&item.name()) {
+                        refusals.push(Refusal {
+                            origin: origin.to_string(),
+                            kind: "ArtifactSchema",
+                            name: own,
+                            problem: format!(
+                                "field 'spec.type': '{}' is already defined by ArtifactSchema '{first}'",
+                                item.name()
+                            ),
+                        });
+                        continue;
+                    }
+                    known.insert(item.name(), own);
+                    items.push(item);
                 }
-                known.insert(item.name(), own);
-                items.push(item);
             }
         }
-    }
-    if refused {
-        return Assembled {
-            config: None,
-            conflicts: Vec::new(),
+        let (mapping, conflicts) = artifactdb_core::config::mapping_of(&items);
+        Self {
+            mapping_hash: mapping.hash(),
+            mapping: Arc::new(mapping),
+            items,
+            conflicts,
             refusals,
-        };
-    }
-    let config = config(&name, instance, items);
-    let (_, conflicts) = config.mapping();
-    Assembled {
-        config: Some(config),
-        conflicts,
-        refusals,
+        }
     }
 }
 
@@ -181,7 +209,7 @@ pub fn schema_item(
         )));
     }
     let body = match (&spec.schema, &spec.schema_ref) {
-        (Some(body), None) => body.clone(),
+        (Some(body), None) => Arc::new(body.clone()),
         (None, Some(reference)) => {
             return Err(refuse(format!(
                 "field 'spec.schemaRef': there is no ConfigMap '{}' here with a JSON Schema in its key '{}'; without a cluster, put the schema into 'spec.schema'",

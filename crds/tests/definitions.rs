@@ -2,7 +2,12 @@
 
 #![allow(clippy::unwrap_used)]
 
-use serde_json::Value;
+use artifactdb_crds::{ArtifactDB, ArtifactPlugin, ArtifactSchedule, ArtifactSchema};
+use proptest::prelude::*;
+use proptest::test_runner::{TestCaseError, TestRunner};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 
 fn definitions() -> Vec<(String, Value, String)> {
     artifactdb_crds::definitions()
@@ -132,4 +137,166 @@ fn samples_resolve_to_their_goldens() {
         seen += 1;
     }
     assert!(seen > 0);
+}
+
+/// Anything that a schema lets through, each optional field there or not.
+fn any_of(schema: &Value) -> BoxedStrategy<Value> {
+    if schema["x-kubernetes-preserve-unknown-fields"] == true {
+        return prop_oneof![
+            Just(json!({})),
+            Just(json!({"any": [{"thing": 1}], "$ref": "no"}))
+        ]
+        .boxed();
+    }
+    if let Some(values) = schema["enum"].as_array() {
+        let values: Vec<Value> = values
+            .iter()
+            .filter(|own| !own.is_null())
+            .cloned()
+            .collect();
+        return proptest::sample::select(values).boxed();
+    }
+    match schema["type"].as_str() {
+        Some("object") if schema["properties"].is_object() => {
+            let fields = schema["properties"].as_object().unwrap();
+            let fields: Vec<_> = fields
+                .iter()
+                .map(|(name, own)| {
+                    let names = schema["required"].as_array().into_iter().flatten();
+                    let required = names.into_iter().any(|own| own == name);
+                    let chance = if required { 0.999_999_999 } else { 0.6 };
+                    let name = name.clone();
+                    proptest::option::weighted(chance, any_of(own))
+                        .prop_map(move |own| own.map(|own| (name.clone(), own)))
+                })
+                .collect();
+            fields
+                .prop_map(|all| {
+                    all.into_iter()
+                        .flatten()
+                        .collect::<serde_json::Map<_, _>>()
+                        .into()
+                })
+                .boxed()
+        }
+        Some("object") => {
+            let values = match schema["additionalProperties"].is_object() {
+                true => any_of(&schema["additionalProperties"]),
+                false => Just(json!("x")).boxed(),
+            };
+            proptest::collection::btree_map("[a-z]{1,5}", values, 0..3)
+                .prop_map(|all| all.into_iter().collect::<serde_json::Map<_, _>>().into())
+                .boxed()
+        }
+        Some("array") => proptest::collection::vec(any_of(&schema["items"]), 0..3)
+            .prop_map(Value::from)
+            .boxed(),
+        Some("integer") => {
+            let bound = |name: &str| schema[name].as_f64();
+            let (least, most) = (bound("minimum").unwrap_or(0.0), bound("maximum"));
+            let most = most.unwrap_or(1000.0);
+            (least as i64..=most as i64).prop_map(Value::from).boxed()
+        }
+        Some("number") => (0..100_i32)
+            .prop_map(|own| json!(f64::from(own) / 4.0))
+            .boxed(),
+        Some("boolean") => any::<bool>().prop_map(Value::from).boxed(),
+        Some("string") if schema["format"] == "date-time" => {
+            Just(json!("2026-01-02T03:04:05Z")).boxed()
+        }
+        Some("string") => "[a-z0-9]{1,8}".prop_map(Value::from).boxed(),
+        _ => prop_oneof![Just(json!(1)), Just(json!("x"))].boxed(),
+    }
+}
+
+/// What the API server keeps of a value: fields that the schema does not know are dropped.
+fn pruned(schema: &Value, value: &Value) -> Value {
+    if schema["x-kubernetes-preserve-unknown-fields"] == true {
+        return value.clone();
+    }
+    match value {
+        Value::Object(members) => members
+            .iter()
+            .filter_map(|(name, own)| {
+                let known = schema["properties"].get(name);
+                let known = known.or_else(|| {
+                    let more = &schema["additionalProperties"];
+                    more.is_object().then_some(more)
+                });
+                Some((name.clone(), pruned(known?, own)))
+            })
+            .collect::<serde_json::Map<_, _>>()
+            .into(),
+        Value::Array(items) => items
+            .iter()
+            .map(|own| pruned(&schema["items"], own))
+            .collect(),
+        other => other.clone(),
+    }
+}
+
+/// `wanted` is `own` but for what is a default or empty and is left out.
+fn is_told_by(wanted: &Value, own: &Value) -> Result<(), String> {
+    match (wanted, own) {
+        (Value::Object(wanted), Value::Object(own)) => {
+            wanted
+                .iter()
+                .try_for_each(|(name, value)| match own.get(name) {
+                    Some(own) => is_told_by(value, own).map_err(|at| format!("{name}.{at}")),
+                    None if ["", "[]", "{}", "null", "false", "0"]
+                        .contains(&&*value.to_string()) =>
+                    {
+                        Ok(())
+                    }
+                    None => Err(format!("{name} is lost: {value}")),
+                })
+        }
+        (Value::Array(wanted), Value::Array(own)) if wanted.len() == own.len() => {
+            let mut pairs = wanted.iter().zip(own);
+            pairs.try_for_each(|(wanted, own)| is_told_by(wanted, own))
+        }
+        (Value::Number(wanted), Value::Number(own)) if wanted.as_f64() == own.as_f64() => Ok(()),
+        _ if wanted == own => Ok(()),
+        _ => Err(format!("{wanted} became {own}")),
+    }
+}
+
+/// What the types write the API server keeps whole, and what it keeps the types read whole.
+#[test]
+fn nothing_is_lost_between_types_and_definitions() {
+    fn hold<K: Serialize + DeserializeOwned>(plural: &str) {
+        let all = definitions();
+        let (_, definition, _) = all.iter().find(|own| own.0 == plural).unwrap();
+        let schema = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+        let parts = (
+            any_of(&schema["properties"]["spec"]),
+            any_of(&schema["properties"]["status"]),
+        );
+        let mut runner = TestRunner::new(ProptestConfig {
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        });
+        runner
+            .run(&parts, |(spec, status)| {
+                let given = json!({
+                    "apiVersion": "artifactdb.io/v1alpha1", "kind": definition["spec"]["names"]["kind"],
+                    "metadata": {"name": "x"}, "spec": spec, "status": status,
+                });
+                let typed: K = serde_json::from_value(given.clone())
+                    .map_err(|error| TestCaseError::fail(format!("{error}: {given}")))?;
+                let written = serde_json::to_value(&typed).unwrap();
+                for part in ["spec", "status"] {
+                    let schema = &schema["properties"][part];
+                    let kept = pruned(schema, &written[part]);
+                    is_told_by(&written[part], &kept).map_err(TestCaseError::fail)?;
+                    is_told_by(&given[part], &written[part]).map_err(TestCaseError::fail)?;
+                }
+                Ok(())
+            })
+            .unwrap();
+    }
+    hold::<ArtifactDB>("artifactdbs");
+    hold::<ArtifactSchema>("artifactschemas");
+    hold::<ArtifactPlugin>("artifactplugins");
+    hold::<ArtifactSchedule>("artifactschedules");
 }

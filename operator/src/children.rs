@@ -62,6 +62,26 @@ fn pruned(mut child: Child) -> Arc<Child> {
     Arc::new(child)
 }
 
+/// Whether nothing changed that decides anything: most of what a watch tells is an echo of our own
+/// writes, or a field that nobody reads here.
+fn same(kind: ChildKind, before: &Child, after: &Child) -> bool {
+    let (old, new) = (&before.metadata, &after.metadata);
+    if old.uid == new.uid && old.resource_version == new.resource_version {
+        return true;
+    }
+    !kind.is_referred_to()
+        && old.uid == new.uid
+        && old.generation == new.generation
+        && old.labels == new.labels
+        && old.annotations == new.annotations
+        && old.owner_references == new.owner_references
+        && old.deletion_timestamp == new.deletion_timestamp
+        // What has no generation is told apart by its version alone.
+        && old.generation.is_some()
+        && before.spec == after.spec
+        && before.status == after.status
+}
+
 impl Known {
     fn put(&mut self, key: Key, child: Arc<Child>) -> Option<Arc<Child>> {
         if let Some(group) = group(&child) {
@@ -146,6 +166,9 @@ impl Children {
             Event::Apply(child) => {
                 let child = pruned(child);
                 let before = known.put(key(kind, &child), child.clone());
+                if before.as_ref().is_some_and(|own| same(kind, own, &child)) {
+                    return Vec::new();
+                }
                 vec![Change {
                     kind,
                     before,

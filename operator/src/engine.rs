@@ -2,9 +2,11 @@
 //! first index, added fields, deletion. Documents are the indexer's.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use artifactdb_core::config::InstanceConfig;
+use artifactdb_core::mapping::Mapping;
 use artifactdb_core::search::SearchError;
 use artifactdb_core::search::elasticsearch::{
     Connection, Elasticsearch, EngineCredentials, EngineSetupError, Found, IndexOptions,
@@ -74,6 +76,7 @@ impl Engines {
     pub fn of(
         &self,
         config: &InstanceConfig,
+        mapping: &Arc<Mapping>,
         access: &Access,
     ) -> Result<Vec<Elasticsearch>, EngineError> {
         let own = config.elasticsearch.as_ref().ok_or(EngineError::None)?;
@@ -85,7 +88,7 @@ impl Engines {
                 Elasticsearch::on(
                     &connection,
                     &config.instance_id(),
-                    config.mapping().0,
+                    mapping.clone(),
                     IndexOptions {
                         shards: own.shards,
                         replicas: own.replicas,

@@ -9,7 +9,7 @@ use artifactdb_core::search::elasticsearch::{Elasticsearch, EngineCredentials};
 use artifactdb_crds::common::InstanceSelector;
 use artifactdb_crds::instance::ArtifactDBSpec;
 use artifactdb_crds::read::{Origin, ResourceSet};
-use artifactdb_crds::resolve::{assemble, selects};
+use artifactdb_crds::resolve::{SchemaSet, assemble_with, selects};
 use artifactdb_crds::{ArtifactDB, ArtifactPlugin, ArtifactSchedule, ArtifactSchema};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
@@ -19,11 +19,11 @@ use kube::{Resource, ResourceExt};
 use parking_lot::Mutex;
 
 use crate::engine::{Access, Engines};
-use crate::names::{COMPONENT, INSTANCE};
+use crate::names::{COMPONENT, INSTANCE, short_hash};
 use crate::object::{Child, ChildKind};
 use crate::plan::{Observed, Rehearsal, SecretSeen, is_about};
 use crate::references::references;
-use crate::world::{World, chosen_in};
+use crate::world::{World, chosen_in, each_in};
 
 /// By uid, with the resource version that it was read at.
 type ByVersion<T> = Mutex<HashMap<String, (String, T)>>;
@@ -47,6 +47,8 @@ pub struct Reading {
     texts: ByVersion<Option<BTreeMap<String, String>>>,
     /// By the Secrets' versions: the one place, beside the connections, that holds credentials.
     accesses: ByVersion<Access>,
+    /// Compiled, by the versions of the schemas.
+    schemas: ByVersion<Arc<SchemaSet>>,
     pub engines: Engines,
 }
 
@@ -77,17 +79,8 @@ pub async fn gather_with(
 ) -> Result<Gathered, kube::Error> {
     let namespace = instance.namespace().unwrap_or_default();
     let name = instance.name_any();
-    let chosen = |own: &ArtifactSchema| selects(&instance, own);
-    let mut schemas = chosen_in(&world.schemas, &namespace, chosen);
-    overlay(&mut schemas, &files.schemas, &namespace, chosen);
-    age(&mut schemas);
-    for schema in &mut schemas {
-        inline(world, reading, &namespace, schema).await?;
-    }
-    let mut given = (*instance).clone();
-    given.metadata.namespace = Some(namespace.clone());
-    let origin = String::new();
-    let assembled = assemble(&origin, &given, schemas.iter().map(|own| (&origin, own)));
+    let schemas = schemas(world, reading, &instance, &namespace, files).await?;
+    let assembled = assemble_with(&"", &instance, schemas);
     let secrets = secrets(world, reading, &namespace, &instance.spec).await?;
     let children = world.children.of(&namespace, &name);
     let labels = instance.labels();
@@ -116,7 +109,10 @@ pub async fn gather_with(
         && instance.spec.elasticsearch.is_some()
     {
         let access = access(world, reading, &namespace, &instance.spec).await?;
-        engine = match reading.engines.of(config, &access) {
+        engine = match reading
+            .engines
+            .of(config, &assembled.schemas.mapping, &access)
+        {
             Ok(own) => {
                 parts = own;
                 reading.engines.look(config, &access, &parts).await
@@ -125,8 +121,8 @@ pub async fn gather_with(
         }
         .map_err(|error| error.to_string());
         how = access;
-        let mapping = config.mapping().0.hash();
-        (rehearsal, job_failure) = job_results(world, &instance, &children, &mapping).await?;
+        let mapping = &assembled.schemas.mapping_hash;
+        (rehearsal, job_failure) = job_results(world, &instance, &children, mapping).await?;
     }
     Ok(Gathered {
         observed: Observed {
@@ -139,10 +135,55 @@ pub async fn gather_with(
             engine,
             rehearsal,
             job_failure,
+            definitions: world.outdated_definitions(),
         },
         parts,
         access: how,
     })
+}
+
+/// The schemas of an instance, compiled. Most instances of a namespace have the same.
+async fn schemas(
+    world: &World,
+    reading: &Reading,
+    instance: &ArtifactDB,
+    namespace: &str,
+    files: &ResourceSet,
+) -> Result<Arc<SchemaSet>, kube::Error> {
+    let chosen = |own: &ArtifactSchema| selects(instance, own);
+    let mut versions: Vec<String> = Vec::new();
+    each_in(&world.schemas, namespace, |own: &ArtifactSchema| {
+        if !chosen(own) {
+            return;
+        }
+        let body = own.spec.schema_ref.as_ref().and_then(|reference| {
+            let name = &reference.config_map;
+            let seen = world.children.get(ChildKind::ConfigMap, namespace, name)?;
+            seen.resource_version()
+        });
+        versions.push(format!(
+            "{:?} {:?} {body:?}",
+            own.uid(),
+            own.resource_version()
+        ));
+    });
+    versions.sort_unstable();
+    let key = short_hash(&format!("{namespace} {versions:?}"), 64);
+    let remembers = files.schemas.is_empty();
+    if remembers && let Some((_, known)) = reading.schemas.lock().get(&key) {
+        return Ok(known.clone());
+    }
+    let mut schemas = chosen_in(&world.schemas, namespace, chosen);
+    overlay(&mut schemas, &files.schemas, namespace, chosen);
+    age(&mut schemas);
+    for schema in &mut schemas {
+        inline(world, reading, namespace, schema).await?;
+    }
+    let set = Arc::new(SchemaSet::of(schemas.iter().map(|own| (&"", own))));
+    if remembers {
+        remember(&reading.schemas, key, (String::new(), set.clone()));
+    }
+    Ok(set)
 }
 
 /// Puts resources of files over those of the cluster: they replace what has their name, which keeps

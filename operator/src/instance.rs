@@ -21,11 +21,11 @@ use crate::plan::{IndexState, Outcome, parse_duration, plan};
 use crate::render::render;
 use crate::status::{dated, of_instance, stated, transitions};
 use crate::tell::undecodable;
-use crate::world::{Guard, child_api};
+use crate::world::{Guard, World, child_api};
 
 /// Between two looks at an instance where nothing happens.
 const RESYNC: Duration = Duration::from_secs(60);
-/// The same while an index is built.
+/// The same while an index is built: at first, and later a tenth of how long that takes.
 const BUILDING: Duration = Duration::from_secs(2);
 /// The same while the engine is away.
 const AWAY: Duration = Duration::from_secs(10);
@@ -77,7 +77,10 @@ pub async fn reconcile(
     }
     if let Outcome::Planned(planned) = &outcome {
         next = match planned.index.state {
-            IndexState::First | IndexState::Rehearsing | IndexState::Building => BUILDING,
+            IndexState::First if !works(world, &namespace, &instance.name_any()) => RESYNC,
+            IndexState::First | IndexState::Rehearsing | IndexState::Building => {
+                building_pause(&instance, Timestamp::now())
+            }
             IndexState::Away(_) => AWAY,
             _ => RESYNC,
         };
@@ -108,6 +111,26 @@ pub async fn reconcile(
     let status = of_instance(&observed, &outcome, &children, &unapplied, Timestamp::now());
     operator.tell_instance(&instance, status).await?;
     Ok(Action::requeue(jittered(next)))
+}
+
+/// Whether there is a worker. That one comes is told by its Deployment.
+fn works(world: &World, namespace: &str, name: &str) -> bool {
+    let deployment = format!("{name}-indexer");
+    let own = world
+        .children
+        .get(ChildKind::Deployment, namespace, &deployment);
+    own.is_some_and(|own| own.status.available_replicas.unwrap_or(0) > 0)
+}
+
+/// What takes seconds is seen within seconds, and what takes hours costs little.
+fn building_pause(instance: &ArtifactDB, now: Timestamp) -> Duration {
+    let conditions = instance.status.iter().flat_map(|own| &own.conditions);
+    let since = conditions
+        .filter(|own| own.type_ == "IndexCurrent" && own.status == "False")
+        .map(|own| now.as_second() - own.last_transition_time.0.as_second())
+        .next();
+    let lasted = u64::try_from(since.unwrap_or(0)).unwrap_or(0);
+    Duration::from_secs(lasted / 10).clamp(BUILDING, RESYNC)
 }
 
 /// A resource that the API server took under another definition: it is told, and holds up no other.
@@ -219,7 +242,10 @@ async fn delete_index(operator: &Operator, instance: &ArtifactDB) -> Result<(), 
     let Some(config) = assembled.config else {
         return Ok(());
     };
-    let parts = operator.reading.engines.of(&config, &access)?;
+    let parts = operator
+        .reading
+        .engines
+        .of(&config, &assembled.schemas.mapping, &access)?;
     engine::delete(&parts).await?;
     Ok(())
 }

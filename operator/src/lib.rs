@@ -9,6 +9,7 @@
 pub mod apply;
 pub mod children;
 pub mod cron;
+pub mod definitions;
 pub mod engine;
 pub mod gather;
 pub mod instance;

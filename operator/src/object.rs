@@ -161,7 +161,7 @@ pub struct Child {
     pub status: ChildStatus,
 }
 
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ChildSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]

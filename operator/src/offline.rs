@@ -51,7 +51,7 @@ fn observe_one(
             .extend(items.chain(reference.any.into_iter().flatten()));
     }
     let engine = assembled.config.iter().flat_map(|config| {
-        let hash = config.mapping().0.hash();
+        let hash = assembled.schemas.mapping_hash.clone();
         let storages = config.by_storage().unwrap_or_default();
         storages.into_iter().map(move |own| {
             let alias = format!("artifactdb_{}", own.instance_id().replace('/', "_"));
@@ -92,5 +92,6 @@ fn observe_one(
         children: BTreeMap::new(),
         rehearsal: None,
         job_failure: None,
+        definitions: Vec::new(),
     }
 }

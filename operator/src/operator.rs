@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use artifactdb_crds::ArtifactDB;
 use artifactdb_crds::instance::ArtifactDBStatus;
@@ -52,6 +52,10 @@ pub struct Operator {
     failures: Mutex<HashMap<String, u32>>,
     /// Statuses that were written and may not have come back yet.
     statuses: Mutex<HashMap<String, (u64, ArtifactDBStatus)>>,
+    /// When resources were looked at, of those that are not looked at at each change; by uid.
+    looks: Mutex<HashMap<String, Instant>>,
+    /// Since when new resources wait for something, by uid.
+    waiting: Mutex<HashMap<String, Instant>>,
     /// Resources that cannot be read and were told so.
     pub undecodable: Mutex<HashSet<String>>,
     pub reconciles: AtomicU64,
@@ -85,6 +89,8 @@ impl Operator {
             recorder: Recorder::new(client, reporter),
             failures: Mutex::default(),
             statuses: Mutex::default(),
+            looks: Mutex::default(),
+            waiting: Mutex::default(),
             undecodable: Mutex::default(),
             reconciles: AtomicU64::new(0),
             failed: AtomicU64::new(0),
@@ -152,6 +158,25 @@ impl Operator {
         if let Err(error) = published {
             tracing::warn!(%error, reason, "cannot publish an event");
         }
+    }
+
+    /// How long a resource may wait that was looked at less than `pace` ago; otherwise it is its turn.
+    pub fn pace(&self, uid: &str, pace: Duration) -> Option<Duration> {
+        let mut looks = self.looks.lock();
+        let left = looks.get(uid).and_then(|at| pace.checked_sub(at.elapsed()));
+        if left.is_none() {
+            looks.retain(|_, at| at.elapsed() < pace);
+            looks.insert(uid.to_owned(), Instant::now());
+        }
+        left
+    }
+
+    /// How long a new resource may still wait for what will be there soon; counted from the first time.
+    pub fn patience(&self, uid: &str, limit: Duration) -> Option<Duration> {
+        let mut waiting = self.waiting.lock();
+        waiting.retain(|_, since| since.elapsed() < limit * 2);
+        let since = *waiting.entry(uid.to_owned()).or_insert_with(Instant::now);
+        limit.checked_sub(since.elapsed())
     }
 
     /// How long to wait after a failure: longer each time in a row, and never all at once.

@@ -20,6 +20,8 @@ use crate::references::references;
 const DIGITS: usize = 10;
 /// Pods that fill an index together, at the most.
 const SHARDS_MAX: u32 = 8;
+/// Bytes of the schemas of one ConfigMap, where it is not a single schema: none comes near 1 MiB.
+const CHUNK: usize = 700 * 1024;
 /// Bytes of one schema at the most: it has to fit into a ConfigMap.
 const SCHEMA_MAX: usize = 900 * 1024;
 
@@ -76,6 +78,8 @@ pub struct Observed {
     pub rehearsal: Option<Rehearsal>,
     /// What the Jobs of the mapping that is wanted failed by.
     pub job_failure: Option<String>,
+    /// What is wrong with the definitions of our own kinds.
+    pub definitions: Vec<String>,
 }
 
 /// Why something is not as it was wanted, for machines and for people.
@@ -150,6 +154,8 @@ pub struct Plan {
     pub config: InstanceConfig,
     /// The ones that are wanted.
     pub schemas: Vec<SchemaItem>,
+    /// The same as JSON lists, for a ConfigMap each: none is larger than `CHUNK`.
+    pub schema_chunks: Vec<String>,
     pub schemas_hash: String,
     pub served: Served,
     pub index: IndexPlan,
@@ -248,6 +254,10 @@ pub fn plan(observed: &Observed) -> Outcome {
     let spec = &instance.spec;
     let mut refused: Vec<Problem> = Vec::new();
     let mut problems: Vec<Problem> = Vec::new();
+    problems.extend(observed.definitions.iter().map(|message| Problem {
+        reason: "DefinitionOutdated",
+        message: message.clone(),
+    }));
     for refusal in &observed.assembled.refusals {
         match refusal.kind {
             "ArtifactDB" => refused.push(Problem {
@@ -260,7 +270,7 @@ pub fn plan(observed: &Observed) -> Outcome {
             }),
         }
     }
-    for conflict in &observed.assembled.conflicts {
+    for conflict in &observed.assembled.schemas.conflicts {
         problems.push(Problem {
             reason: "SchemaConflict",
             message: conflict.to_string(),
@@ -302,7 +312,7 @@ pub fn plan(observed: &Observed) -> Outcome {
     if !refused.is_empty() {
         return Outcome::Refused(refused);
     }
-    let mapping_hash = config.mapping().0.hash();
+    let mapping_hash = observed.assembled.schemas.mapping_hash.clone();
     let items = std::mem::take(&mut config.schemas.items);
     let (schemas, large): (Vec<_>, Vec<_>) = items
         .into_iter()
@@ -315,7 +325,8 @@ pub fn plan(observed: &Observed) -> Outcome {
             SCHEMA_MAX / 1024
         ),
     }));
-    let schemas_hash = short_hash(&serde_json::to_string(&schemas).unwrap_or_default(), DIGITS);
+    let schema_chunks = chunks(&schemas);
+    let schemas_hash = short_hash(&schema_chunks.concat(), DIGITS);
     let index = index_plan(observed, mapping_hash);
     let served = served(observed, &schemas_hash, &index.state);
     let plugins = plugins(observed, &mut problems);
@@ -324,6 +335,7 @@ pub fn plan(observed: &Observed) -> Outcome {
         makes_signing_key: spec.auth.presign_key_secret_ref.is_none() && spec.standalone.is_none(),
         config,
         schemas,
+        schema_chunks,
         schemas_hash,
         served,
         index,
@@ -346,6 +358,26 @@ pub fn plan(observed: &Observed) -> Outcome {
         paused: spec.paused,
         problems,
     }))
+}
+
+fn chunks(schemas: &[SchemaItem]) -> Vec<String> {
+    let mut chunks = vec![String::from("[")];
+    for schema in schemas {
+        let text = serde_json::to_string(schema).unwrap_or_default();
+        match chunks.last_mut() {
+            Some(last) if last.len() == 1 || last.len() + text.len() < CHUNK => {
+                if last.len() > 1 {
+                    last.push(',');
+                }
+                last.push_str(&text);
+            }
+            _ => chunks.push(format!("[{text}")),
+        }
+    }
+    for chunk in &mut chunks {
+        chunk.push(']');
+    }
+    chunks
 }
 
 /// The plugins that can be rendered; of the others is told what is wrong.

@@ -2,6 +2,7 @@
 //! those instances, rendered with them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use artifactdb_crds::plugin::ArtifactPluginStatus;
 use artifactdb_crds::{ArtifactDB, ArtifactPlugin};
@@ -14,7 +15,10 @@ use crate::object::ChildKind;
 use crate::operator::{Operator, ReconcileError, jittered};
 use crate::status::{dated, stated};
 use crate::tell::{RESYNC, undecodable};
-use crate::world::{Guard, chosen_in};
+use crate::world::{Guard, read, shared_in};
+
+/// How long a new plugin may be without a status: what it waits for is mostly there by then.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Tells how one plugin is.
 pub async fn reconcile(
@@ -30,13 +34,15 @@ pub async fn reconcile(
     }
     let namespace = own.namespace().unwrap_or_default();
     let world = &operator.world;
-    let instances = chosen_in(&world.instances, &namespace, |other: &ArtifactDB| {
+    let instances = shared_in(&world.instances, &namespace, |other: &ArtifactDB| {
         let selector = own.spec.instances.as_ref();
         selector.is_none_or(|selector| selector.matches(other.labels()))
     });
+    let mut instances = read(&instances);
+    instances.sort_by_cached_key(|other| other.name_any());
     let waits: Vec<String> = instances
         .iter()
-        .map(ResourceExt::name_any)
+        .map(|other| other.name_any())
         .filter(|name| {
             let job = cron_job(name, "plugin", &own.name_any());
             world
@@ -45,6 +51,14 @@ pub async fn reconcile(
                 .is_none()
         })
         .collect();
+    let before = own.status.clone().unwrap_or_default();
+    let uid = own.uid().unwrap_or_default();
+    if before.conditions.is_empty()
+        && !waits.is_empty()
+        && let Some(left) = operator.patience(&uid, PATIENCE)
+    {
+        return Ok(Action::requeue(left));
+    }
     let ready = if instances.is_empty() {
         stated(
             "Ready",
@@ -59,7 +73,6 @@ pub async fn reconcile(
         let text = format!("waiting for these instances: {}", waits.join(", "));
         stated("Ready", false, "Pending", text)
     };
-    let before = own.status.clone().unwrap_or_default();
     let status = ArtifactPluginStatus {
         conditions: dated(
             vec![ready],

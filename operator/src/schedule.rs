@@ -16,7 +16,7 @@ use crate::operator::{Operator, ReconcileError, jittered};
 use crate::plan::runs;
 use crate::status::{dated, stated};
 use crate::tell::{RESYNC, undecodable};
-use crate::world::{Guard, chosen_in};
+use crate::world::{Guard, chosen_in, read, shared_in};
 
 /// Tells how one schedule is.
 pub async fn reconcile(
@@ -33,10 +33,12 @@ pub async fn reconcile(
     let namespace = own.namespace().unwrap_or_default();
     let world = &operator.world;
     let now = Timestamp::now();
-    let instances = chosen_in(&world.instances, &namespace, |other: &ArtifactDB| {
+    let instances = shared_in(&world.instances, &namespace, |other: &ArtifactDB| {
         let selector = own.spec.instances.as_ref();
         selector.is_none_or(|selector| selector.matches(other.labels()))
     });
+    let mut instances = read(&instances);
+    instances.sort_by_cached_key(|other| other.name_any());
     let mut problem = None;
     let mut waits = Vec::new();
     let mut last: Option<String> = None;

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use artifactdb_core::config::SchemaItem;
 use artifactdb_core::mapping::{MappingError, Source, compile};
@@ -18,10 +19,12 @@ use crate::gather::{age, inline};
 use crate::operator::{Operator, ReconcileError, jittered};
 use crate::status::{dated, stated};
 use crate::tell::{RESYNC, undecodable};
-use crate::world::{Guard, chosen_in, readable_in};
+use crate::world::{Guard, chosen_in, read, shared_in};
 
 /// Instances named in a status, at the most.
 const NAMED: usize = 100;
+/// Between two looks at a schema that is as before: its instances change one by one.
+const PACE: Duration = Duration::from_secs(5);
 
 /// Looks at one schema beside the others of its namespace, and tells.
 pub async fn reconcile(
@@ -39,13 +42,20 @@ pub async fn reconcile(
     }
     let world = &operator.world;
     let namespace = own.namespace().unwrap_or_default();
-    let mut schemas = readable_in(&world.schemas, &namespace);
+    let before = own.status.clone().unwrap_or_default();
+    if before.observed_generation == own.metadata.generation
+        && let Some(wait) = operator.pace(&own.uid().unwrap_or_default(), PACE)
+    {
+        return Ok(Action::requeue(wait));
+    }
+    let mut schemas = chosen_in(&world.schemas, &namespace, |_| true);
     age(&mut schemas);
     for schema in &mut schemas {
         inline(world, &operator.reading, &namespace, schema).await?;
     }
-    let instances = chosen_in(&world.instances, &namespace, |other| selects(other, own));
-    let before = own.status.clone().unwrap_or_default();
+    let instances = shared_in(&world.instances, &namespace, |other| selects(other, own));
+    let mut instances = read(&instances);
+    instances.sort_by_cached_key(|other| other.name_any());
     let status = judge(own, &schemas, &instances, Timestamp::now());
     if status != before {
         let (old, new) = (&before.conditions, &status.conditions);
@@ -54,11 +64,11 @@ pub async fn reconcile(
     Ok(Action::requeue(jittered(RESYNC)))
 }
 
-/// The status of a schema among `schemas`, oldest first, and `instances`. Pure.
+/// The status of a schema among `schemas`, oldest first, and `instances`, by name. Pure.
 pub fn judge(
     own: &ArtifactSchema,
     schemas: &[ArtifactSchema],
-    instances: &[ArtifactDB],
+    instances: &[&ArtifactDB],
     now: Timestamp,
 ) -> ArtifactSchemaStatus {
     let before = own.status.clone().unwrap_or_default();
@@ -80,6 +90,7 @@ pub fn judge(
     };
     let mine: Vec<&ArtifactDB> = instances
         .iter()
+        .copied()
         .filter(|other| selects(other, own))
         .collect();
     let against = match (&item, compiled.status) {

@@ -62,20 +62,27 @@ pub fn dated(
         .collect()
 }
 
-/// What changed between two sets of conditions, for Events: reason, message, whether it is bad.
+/// Reasons of what is on its way.
+const UNDER_WAY: [&str; 4] = ["RollingOut", "IndexBuilding", "Reindexing", "Pending"];
+
+/// What changed between two sets of conditions, for Events: reason, message, whether it is bad. That
+/// something new is on its way, or that nothing is wrong with it, is no news.
 pub fn transitions(before: &[Condition], after: &[Condition]) -> Vec<(String, String, bool)> {
     after
         .iter()
-        .filter(|own| {
-            !before.iter().any(|other| {
-                other.type_ == own.type_ && other.status == own.status && other.reason == own.reason
-            })
-        })
-        .map(|own| {
+        .filter_map(|own| {
+            let former = before.iter().find(|other| other.type_ == own.type_);
+            if former.is_some_and(|old| old.status == own.status && old.reason == own.reason) {
+                return None;
+            }
             // Of these a True is the bad news.
             let turned = ["Degraded", "Conflict"].contains(&&*own.type_);
-            let bad = turned == (own.status == "True") && own.type_ != "Progressing";
-            (own.reason.clone(), own.message.clone(), bad)
+            let bad = turned == (own.status == "True")
+                && own.type_ != "Progressing"
+                && !UNDER_WAY.contains(&&*own.reason);
+            let news = bad || former.is_some() || (!turned && own.status == "True");
+            let news = news && !(former.is_none() && UNDER_WAY.contains(&&*own.reason));
+            news.then(|| (own.reason.clone(), own.message.clone(), bad))
         })
         .collect()
 }

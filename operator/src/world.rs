@@ -24,6 +24,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 use crate::children::{Change, Children};
+use crate::definitions::outdated;
 use crate::names::{MANAGED_BY, MANAGER, SOURCE};
 use crate::object::{Child, ChildKind};
 use crate::references::references;
@@ -32,6 +33,8 @@ use crate::references::references;
 const PAGE: u32 = 50;
 /// Between two looks for a kind that the cluster does not know.
 const LOOK: Duration = Duration::from_secs(30);
+/// Between two looks at the definitions of our own kinds.
+const DEFINITIONS: Duration = Duration::from_secs(300);
 
 /// A resource that may not be readable: one that is not must hold up no other.
 pub type Guard<K> = DeserializeGuard<K>;
@@ -67,6 +70,8 @@ pub struct World {
     pub children: Children,
     /// Kinds of other projects that the cluster knows.
     optional: RwLock<BTreeSet<ChildKind>>,
+    /// What is wrong with the definitions of our own kinds.
+    outdated: RwLock<Vec<String>>,
     /// What is not there yet, by name.
     missing: watch::Sender<BTreeSet<String>>,
     /// How resources were when they were last passed on.
@@ -150,6 +155,7 @@ impl World {
             schedules,
             children: Children::default(),
             optional: RwLock::default(),
+            outdated: RwLock::default(),
             missing: watch::Sender::new(BTreeSet::new()),
             faces: Mutex::default(),
             wake: Wake {
@@ -171,6 +177,7 @@ impl World {
         world
             .clone()
             .watch_resources(instance_writer, World::instance_changed);
+        tokio::spawn(world.clone().watch_definitions());
         for kind in ChildKind::ALL {
             if !kind.is_optional() {
                 world.awaits(&kind.resource().plural);
@@ -196,6 +203,11 @@ impl World {
         let mut missing = self.missing.subscribe();
         // The sender lives as long as this does.
         let _ = missing.wait_for(BTreeSet::is_empty).await;
+    }
+
+    /// What is wrong with the definitions of our own kinds.
+    pub fn outdated_definitions(&self) -> Vec<String> {
+        self.outdated.read().clone()
     }
 
     /// Whether the cluster knows an optional kind.
@@ -276,6 +288,23 @@ impl World {
         });
     }
 
+    /// Looks at the definitions from time to time: they change with releases.
+    async fn watch_definitions(self: Arc<Self>) {
+        self.ready().await;
+        loop {
+            if let Some(found) = outdated(&self.client).await
+                && *self.outdated.read() != found
+            {
+                for problem in &found {
+                    tracing::warn!("{problem}");
+                }
+                *self.outdated.write() = found;
+                self.every_instance();
+            }
+            tokio::time::sleep(DEFINITIONS).await;
+        }
+    }
+
     async fn watch_children(self: Arc<Self>, kind: ChildKind) {
         let name = kind.resource().plural;
         if kind.is_optional() {
@@ -285,7 +314,7 @@ impl World {
             self.optional.write().insert(kind);
             self.every_instance();
         }
-        let mut config = watcher::Config::default().page_size(PAGE * 4);
+        let mut config = watcher::Config::default().page_size(PAGE);
         if !kind.is_referred_to() {
             config = config.labels(&format!("{MANAGED_BY}={MANAGER}"));
         }
@@ -383,19 +412,19 @@ impl World {
             (Some(labels), Some(selector)) => selector.matches(labels),
             _ => true,
         };
-        for schema in readable_in(&self.schemas, namespace) {
+        each_in(&self.schemas, namespace, |schema| {
             self.wake.schemas.wake(namespace, &schema.name_any());
-        }
-        for plugin in readable_in(&self.plugins, namespace) {
+        });
+        each_in(&self.plugins, namespace, |plugin| {
             if selects(&plugin.spec.instances) {
                 self.wake.plugins.wake(namespace, &plugin.name_any());
             }
-        }
-        for schedule in readable_in(&self.schedules, namespace) {
+        });
+        each_in(&self.schedules, namespace, |schedule| {
             if selects(&schedule.spec.instances) {
                 self.wake.schedules.wake(namespace, &schedule.name_any());
             }
-        }
+        });
     }
 
     fn schema_changed(
@@ -409,13 +438,13 @@ impl World {
             return;
         }
         // The others' verdicts depend on it too.
-        for schema in readable_in(&self.schemas, namespace) {
+        each_in(&self.schemas, namespace, |schema| {
             self.wake.schemas.wake(namespace, &schema.name_any());
-        }
+        });
         self.wake.schemas.wake(namespace, name);
-        for instance in readable_in(&self.instances, namespace) {
+        each_in(&self.instances, namespace, |instance| {
             self.wake.instances.wake(namespace, &instance.name_any());
-        }
+        });
     }
 
     fn plugin_changed(
@@ -430,7 +459,7 @@ impl World {
         }
         self.wake.plugins.wake(namespace, name);
         self.wake_chosen(namespace, own.map(|own| &own.spec.instances));
-        for schedule in readable_in(&self.schedules, namespace) {
+        each_in(&self.schedules, namespace, |schedule| {
             if schedule
                 .spec
                 .plugin
@@ -439,7 +468,7 @@ impl World {
             {
                 self.wake.schedules.wake(namespace, &schedule.name_any());
             }
-        }
+        });
     }
 
     fn schedule_changed(
@@ -457,17 +486,15 @@ impl World {
 
     /// Wakes the instances that a selector chooses; of what is gone, all of the namespace.
     fn wake_chosen(&self, namespace: &str, selector: Option<&Option<InstanceSelector>>) {
-        let chosen = chosen_in(
-            &self.instances,
-            namespace,
-            |own: &ArtifactDB| match selector {
+        each_in(&self.instances, namespace, |own: &ArtifactDB| {
+            let chosen = match selector {
                 Some(Some(selector)) => selector.matches(own.labels()),
                 _ => true,
-            },
-        );
-        for instance in chosen {
-            self.wake.instances.wake(namespace, &instance.name_any());
-        }
+            };
+            if chosen {
+                self.wake.instances.wake(namespace, &own.name_any());
+            }
+        });
     }
 
     /// Wakes the plugin or schedule that a CronJob was rendered for.
@@ -499,16 +526,16 @@ impl World {
             return;
         }
         let name = child.name();
-        for instance in readable_in(&self.instances, &namespace) {
+        each_in(&self.instances, &namespace, |instance| {
             if references(&instance.spec).any(|own| own.kind == change.kind && own.name == name) {
                 self.wake.instances.wake(&namespace, &instance.name_any());
             }
-        }
+        });
         if change.kind != ChildKind::ConfigMap {
             return;
         }
         let mut referred = false;
-        for schema in readable_in(&self.schemas, &namespace) {
+        each_in(&self.schemas, &namespace, |schema| {
             if schema
                 .spec
                 .schema_ref
@@ -518,11 +545,11 @@ impl World {
                 referred = true;
                 self.wake.schemas.wake(&namespace, &schema.name_any());
             }
-        }
+        });
         if referred {
-            for instance in readable_in(&self.instances, &namespace) {
+            each_in(&self.instances, &namespace, |instance| {
                 self.wake.instances.wake(&namespace, &instance.name_any());
-            }
+            });
         }
     }
 }
@@ -534,24 +561,46 @@ fn parts<K: Resource>(reference: &ObjectRef<K>) -> (&str, &str) {
     )
 }
 
-/// The resources of a namespace that can be read.
-pub fn readable_in<K>(store: &Store<Guard<K>>, namespace: &str) -> Vec<K>
+/// Shows every resource of a namespace that can be read, without a copy.
+pub fn each_in<K>(store: &Store<Guard<K>>, namespace: &str, mut show: impl FnMut(&K))
 where
     K: Resource<DynamicType = ()> + Clone + 'static,
 {
-    chosen_in(store, namespace, |_| true)
+    let own = store.state_filter(|own| own.meta().namespace.as_deref() == Some(namespace));
+    own.iter()
+        .filter_map(|own| own.0.as_ref().ok())
+        .for_each(&mut show);
 }
 
-/// Those of them that are chosen; the others are not copied.
+/// Resources of a namespace that can be read and are chosen, shared with the cache; `read` shows them.
+pub fn shared_in<K>(
+    store: &Store<Guard<K>>,
+    namespace: &str,
+    chosen: impl Fn(&K) -> bool,
+) -> Vec<Arc<Guard<K>>>
+where
+    K: Resource<DynamicType = ()> + Clone + 'static,
+{
+    store.state_filter(|own| {
+        own.meta().namespace.as_deref() == Some(namespace) && own.0.as_ref().is_ok_and(&chosen)
+    })
+}
+
+pub fn read<K>(shared: &[Arc<Guard<K>>]) -> Vec<&K> {
+    shared
+        .iter()
+        .filter_map(|own| own.0.as_ref().ok())
+        .collect()
+}
+
+/// Copies of the resources of a namespace that are chosen.
 pub fn chosen_in<K>(store: &Store<Guard<K>>, namespace: &str, chosen: impl Fn(&K) -> bool) -> Vec<K>
 where
     K: Resource<DynamicType = ()> + Clone + 'static,
 {
-    let own = store.state_filter(|own| {
-        own.meta().namespace.as_deref() == Some(namespace) && own.0.as_ref().is_ok_and(&chosen)
-    });
-    own.iter()
-        .filter_map(|own| own.0.as_ref().ok().cloned())
+    read(&shared_in(store, namespace, chosen))
+        .into_iter()
+        .cloned()
         .collect()
 }
 

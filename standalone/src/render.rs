@@ -77,7 +77,11 @@ pub fn rendered(options: &RenderOptions) -> anyhow::Result<String> {
         if options.kubernetes_only {
             continue;
         }
-        for part in engines.of(config, &Access::default())? {
+        for part in engines.of(
+            config,
+            &observed.assembled.schemas.mapping,
+            &Access::default(),
+        )? {
             let (name, template) = part.index_template();
             let yaml = artifactdb_crds::yaml(&template).map_err(|own| anyhow!(own))?;
             let _ = write!(

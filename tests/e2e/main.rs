@@ -6,6 +6,7 @@ mod kills;
 mod narrow;
 mod plugins;
 mod refusals;
+mod render;
 mod scaling;
 mod schemas;
 mod standalone;

@@ -51,8 +51,9 @@ trap stop EXIT
 
 export ARTIFACTDB_SERVICES_RUN=run-e2e ARTIFACTDB_SERVICES_ES_PORT=29200 \
     ARTIFACTDB_SERVICES_REDIS_PORT=26379 ARTIFACTDB_SERVICES_S3_PORT=28333
+build --bins
+export ARTIFACTDB_E2E_CLI=$CARGO_TARGET_DIR/$MUSL/image/artifactdb
 if [ -z "${KUBECONFIG:-}" ]; then
-    build --bins
     started=1
     node=$("$NODE" up)
     set -a && eval "$node" && set +a
@@ -73,5 +74,4 @@ if [ "${1:-}" != --bench ]; then
     cargo test --locked --package artifactdb-e2e --test e2e -- --test-threads 1 --nocapture "$@"
     [ $# = 0 ] || exit 0
 fi
-build --bin bench-operator
 "$CARGO_TARGET_DIR/$MUSL/image/bench-operator"

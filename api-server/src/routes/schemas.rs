@@ -96,7 +96,7 @@ pub async fn schema(
 ) -> ApiResult<Json<Value>> {
     app.config
         .schema(&format!("{kind}/{version}"))
-        .map(|item| Json(item.schema.clone()))
+        .map(|item| Json((*item.schema).clone()))
         .ok_or_else(|| ApiError::not_found("Non-existing document type or version"))
 }
 

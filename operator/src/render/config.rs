@@ -1,14 +1,11 @@
 //! What pods read: configuration, schemas, and the key that signs. No pod here.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, json};
 
 use super::Rendering;
 use crate::names::SCHEMAS;
 use crate::object::{ChildKind, Mode, Object};
 use crate::plan::Served;
-
-/// Bytes of the schemas of one ConfigMap at the most: none comes near the limit of 1 MiB.
-const CHUNK: usize = 700 * 1024;
 
 impl Rendering<'_> {
     pub(super) fn config(&self) -> Vec<Object> {
@@ -79,7 +76,7 @@ impl Rendering<'_> {
     }
 
     pub(super) fn wanted_schemas(&self) -> Vec<String> {
-        (0..self.chunks().len())
+        (0..self.plan.schema_chunks.len())
             .map(|place| self.schemas_name(place))
             .collect()
     }
@@ -88,33 +85,15 @@ impl Rendering<'_> {
         self.name(&format!("schemas-{}-{place}", self.plan.schemas_hash))
     }
 
-    /// The schemas as JSON lists, in order, none larger than `CHUNK` but for a single schema.
-    fn chunks(&self) -> Vec<Vec<Value>> {
-        let mut chunks: Vec<Vec<Value>> = vec![Vec::new()];
-        let mut size = 0;
-        for schema in &self.plan.schemas {
-            let value = json!(schema);
-            let bytes = value.to_string().len();
-            if size > 0 && size + bytes > CHUNK {
-                chunks.push(Vec::new());
-                size = 0;
-            }
-            size += bytes;
-            if let Some(last) = chunks.last_mut() {
-                last.push(value);
-            }
-        }
-        chunks
-    }
-
     fn schemas(&self) -> Vec<Object> {
         let mut objects: Vec<Object> = self
-            .chunks()
-            .into_iter()
+            .plan
+            .schema_chunks
+            .iter()
             .enumerate()
             .map(|(place, chunk)| {
                 let mut data = Map::new();
-                data.insert(format!("{place:04}.json"), json!(json!(chunk).to_string()));
+                data.insert(format!("{place:04}.json"), json!(chunk));
                 let mut object = self.object(
                     ChildKind::ConfigMap,
                     self.schemas_name(place),

@@ -248,7 +248,9 @@ async fn an_index_is_rebuilt_under_load() {
     // A field of another type: it cannot be changed in place.
     let mut config = server.real().config.clone();
     for item in &mut config.schemas.items {
-        if let Some(rows) = item.schema.pointer_mut("/properties/rows") {
+        if let Some(rows) =
+            std::sync::Arc::make_mut(&mut item.schema).pointer_mut("/properties/rows")
+        {
             *rows = json!({"type": "number"});
         }
     }
@@ -413,7 +415,9 @@ async fn added_fields_go_in_place_and_a_lossy_rebuild_is_refused() {
     let old = server.real().engine.live().await.unwrap().unwrap();
     let mut config = server.real().config.clone();
     for item in &mut config.schemas.items {
-        if let Some(properties) = item.schema.pointer_mut("/properties") {
+        if let Some(properties) =
+            std::sync::Arc::make_mut(&mut item.schema).pointer_mut("/properties")
+        {
             properties["added"] = json!({"type": "string"});
         }
     }
@@ -433,8 +437,7 @@ async fn added_fields_go_in_place_and_a_lossy_rebuild_is_refused() {
     }
     // Without the field that the document has, it does not fit any more.
     for item in &mut config.schemas.items {
-        if let Some(properties) = item
-            .schema
+        if let Some(properties) = std::sync::Arc::make_mut(&mut item.schema)
             .pointer_mut("/properties")
             .and_then(Value::as_object_mut)
         {

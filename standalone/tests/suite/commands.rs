@@ -470,3 +470,50 @@ async fn a_data_folder_has_one_process_and_one_instance() {
     assert_eq!(mode & 0o777, 0o600, "secrets are their owner's alone");
     assert!(server.pid() > 0);
 }
+
+#[test]
+fn resources_are_rendered_as_documents() {
+    let samples = concat!(env!("CARGO_MANIFEST_DIR"), "/../config/samples");
+    let typical = format!("{samples}/typical.yaml");
+    let (code, text, error) = run(None, &["render", &typical, "--namespace", "team"]);
+    assert_eq!(code, 0, "{error}");
+    let documents: Vec<Value> = serde_saphyr::from_multiple(&text).unwrap();
+    let deployments: Vec<&str> = documents
+        .iter()
+        .filter(|own| own["kind"] == "Deployment")
+        .filter_map(|own| own["metadata"]["name"].as_str())
+        .collect();
+    assert_eq!(deployments, ["typical-indexer", "typical-api"]);
+    let template = documents.last().unwrap();
+    assert_eq!(
+        template["index_patterns"],
+        serde_json::json!(["artifactdb_team_typical_*"])
+    );
+    let fields = &template["template"]["mappings"]["properties"];
+    assert_eq!(fields["title"]["type"], "text", "{template}");
+
+    let (code, text, _) = run(None, &["render", &typical, "--kubernetes-only"]);
+    assert_eq!(code, 0);
+    let documents: Vec<Value> = serde_saphyr::from_multiple(&text).unwrap();
+    assert!(documents.iter().all(|own| own["kind"].is_string()));
+    let namespaces = documents.iter().map(|own| &own["metadata"]["namespace"]);
+    assert!(namespaces.into_iter().all(|own| own == "default"));
+
+    let (code, text, error) = run(None, &["render", &format!("{samples}/refused.yaml")]);
+    assert_eq!((code, &*text), (1, ""));
+    assert!(error.contains("would be refused:"), "{error}");
+}
+
+#[test]
+fn a_difference_needs_a_cluster() {
+    let sample = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../config/samples/smallest.yaml"
+    );
+    let mut command = Command::new(env!("CARGO_BIN_EXE_artifactdb"));
+    command.args(["render", sample, "--diff"]);
+    let output = command.env("KUBECONFIG", "/nonexistent").output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{error}");
+    assert!(error.contains("set KUBECONFIG"), "{error}");
+}

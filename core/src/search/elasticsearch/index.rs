@@ -76,6 +76,10 @@ impl Elasticsearch {
         format!("{}_building", self.base)
     }
 
+    pub(super) fn mapping_hash(&self) -> &str {
+        self.mapping_hash.get_or_init(|| self.mapping.hash())
+    }
+
     fn settings(&self) -> Value {
         json!({
             "number_of_shards": self.options.shards,
@@ -106,7 +110,7 @@ impl Elasticsearch {
         mappings["_meta"] = json!({
             "owner": OWNER,
             "instance": self.instance,
-            "mappingHash": self.mapping.hash(),
+            "mappingHash": self.mapping_hash(),
             "format": FORMAT,
         });
         mappings
@@ -174,7 +178,7 @@ impl Elasticsearch {
         if !found.current_format {
             return Standing::Outdated;
         }
-        if found.mapping_hash == self.mapping.hash() {
+        if found.mapping_hash == self.mapping_hash() {
             return Standing::Current;
         }
         match extends(&self.mapping, &found.mapping) {
@@ -275,7 +279,7 @@ impl Elasticsearch {
     pub async fn begin_build(&self) -> Result<String, SearchError> {
         self.put_template().await?;
         if let Some(found) = self.building().await? {
-            if found.mapping_hash == self.mapping.hash() && found.current_format {
+            if found.mapping_hash == self.mapping_hash() && found.current_format {
                 return Ok(found.name);
             }
             self.delete_index(&found.name).await?;

@@ -14,8 +14,8 @@ mod page;
 mod remembered;
 
 use std::borrow::Cow;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -83,14 +83,16 @@ pub struct Elasticsearch {
     instance: String,
     /// The live alias, and the stem of every other name.
     base: String,
-    mapping: Mapping,
+    mapping: Arc<Mapping>,
+    mapping_hash: OnceLock<String>,
     options: IndexOptions,
     /// Set: everything goes to this index alone, and not through the alias.
     only: Option<String>,
     targets: Mutex<Option<(Instant, bool)>>,
     /// OpenSearch has another path for a point in time.
     opensearch: AtomicBool,
-    remembered: Remembered,
+    /// Made at the first search: who never searches has none.
+    remembered: LazyLock<Remembered>,
 }
 
 impl Elasticsearch {
@@ -111,7 +113,7 @@ impl Elasticsearch {
     pub fn on(
         connection: &Connection,
         instance: &str,
-        mapping: Mapping,
+        mapping: impl Into<Arc<Mapping>>,
         options: IndexOptions,
     ) -> Self {
         let base = format!("artifactdb_{}", instance.replace('/', "_")).to_lowercase();
@@ -119,12 +121,13 @@ impl Elasticsearch {
             client: connection.0.clone(),
             instance: instance.to_owned(),
             base,
-            mapping,
+            mapping: mapping.into(),
+            mapping_hash: OnceLock::new(),
             options,
             only: None,
             targets: Mutex::new(None),
             opensearch: AtomicBool::new(false),
-            remembered: Remembered::new(),
+            remembered: LazyLock::new(Remembered::new),
         }
     }
 
@@ -135,11 +138,12 @@ impl Elasticsearch {
             instance: self.instance.clone(),
             base: self.base.clone(),
             mapping: self.mapping.clone(),
+            mapping_hash: self.mapping_hash.clone(),
             options: self.options.clone(),
             only: Some(index.to_owned()),
             targets: Mutex::new(None),
             opensearch: AtomicBool::new(self.opensearch.load(Ordering::Relaxed)),
-            remembered: Remembered::new(),
+            remembered: LazyLock::new(Remembered::new),
         }
     }
 
@@ -331,7 +335,7 @@ impl Search for Elasticsearch {
 
     async fn has_our_mapping(&self) -> Result<bool, SearchError> {
         let hash = self.live().await?.map(|live| live.mapping_hash);
-        Ok(hash.is_none_or(|hash| hash == self.mapping.hash()))
+        Ok(hash.is_none_or(|hash| hash == self.mapping_hash()))
     }
 
     async fn count(&self) -> Result<u64, SearchError> {
