@@ -43,7 +43,8 @@ pub struct Metadata {
     pub path: FilePath,
     /// The schema it names, `<type>/<version file>`.
     pub schema: Option<String>,
-    pub body: Map<String, Value>,
+    /// Always an object.
+    pub body: Value,
 }
 
 impl Metadata {
@@ -89,7 +90,7 @@ impl Metadata {
             metapath: metapath.clone(),
             path,
             schema,
-            body,
+            body: Value::Object(body),
         })
     }
 }
@@ -134,7 +135,7 @@ pub struct Transient<'a> {
 ///
 /// `title` is the title of its schema where that is known; `link` is what its file links to.
 pub fn indexed(
-    metadata: &Metadata,
+    metadata: Metadata,
     title: Option<&str>,
     meta_uploaded: Timestamp,
     data: Option<DataObject>,
@@ -158,7 +159,8 @@ pub fn indexed(
     put("metapath", json!(metadata.metapath));
     put("version", json!(version.version));
     put("meta_uploaded", json!(rfc3339(meta_uploaded)));
-    if let Some(target) = redirection(metadata, version).or_else(|| link.map(ToString::to_string)) {
+    if let Some(target) = redirection(&metadata, version).or_else(|| link.map(ToString::to_string))
+    {
         put("link", json!({"artifactdb": target}));
         put("uploaded", json!(rfc3339(version.completed_at)));
     } else if let Some(data) = data {
@@ -197,7 +199,10 @@ pub fn indexed(
     if let Some(gprn) = version.gprn {
         put("gprn", json!(gprn.artifact(&id).to_string()));
     }
-    let mut document = metadata.body.clone();
+    let mut document = match metadata.body {
+        Value::Object(body) => body,
+        _ => Map::new(),
+    };
     document.insert("_extra".to_owned(), Value::Object(extra));
     document
 }
@@ -348,7 +353,14 @@ mod tests {
             size: 12,
             uploaded: at,
         };
-        let document = indexed(&metadata, Some("A Table"), at, Some(data), None, &context);
+        let document = indexed(
+            metadata.clone(),
+            Some("A Table"),
+            at,
+            Some(data),
+            None,
+            &context,
+        );
         assert!(
             crate::mapping::Mapping::minimal()
                 .check(
@@ -360,7 +372,7 @@ mod tests {
         );
         insta::assert_json_snapshot!("indexed", document);
         let link = ArtifactId::parse("PRJ:a.csv@v0").unwrap();
-        let linked = indexed(&metadata, None, at, None, Some(&link), &context);
+        let linked = indexed(metadata.clone(), None, at, None, Some(&link), &context);
         insta::assert_json_snapshot!("indexed_link", linked["_extra"]);
     }
 
@@ -382,7 +394,7 @@ mod tests {
         };
         let link = |body: Value| {
             let metadata = Metadata::parse(&path("r.json"), body.to_string().as_bytes()).unwrap();
-            indexed(&metadata, None, at, None, None, &context)["_extra"]["link"]["artifactdb"]
+            indexed(metadata, None, at, None, None, &context)["_extra"]["link"]["artifactdb"]
                 .clone()
         };
         let doc = |schema: &str, kind: &str, location: &str| {

@@ -124,19 +124,20 @@ impl Indexer {
                 read = reads.next(), if writing.len() < WRITES => {
                     let Some(read) = read else { break };
                     let (metadata, entry) = read?;
-                    let document = self.document(&metadata, &entry, &manifest, &context)?;
-                    let first = described.insert(metadata.path.clone(), metadata.metapath.clone());
-                    if let Some(first) = first {
+                    let (path, metapath) = (metadata.path.clone(), metadata.metapath.clone());
+                    let document = self.document(metadata, &entry, &manifest, &context)?;
+                    let id = format!("{project}:{path}@{name}");
+                    if let Some(first) = described.insert(path.clone(), metapath.clone()) {
                         return Err(BuildError::from(DocumentError::Duplicate {
-                            path: metadata.path.to_string(),
+                            path: path.to_string(),
                             first: first.to_string(),
-                            second: metadata.metapath.to_string(),
+                            second: metapath.to_string(),
                         })
                         .into());
                     }
                     bytes += usize::try_from(entry.size).unwrap_or(limit) + EXTRA_BYTES;
                     held.push(Write {
-                        id: format!("{project}:{}@{name}", metadata.path),
+                        id,
                         version,
                         document,
                     });
@@ -190,9 +191,8 @@ impl Indexer {
         let (mut checked, mut problems) = (0, Vec::new());
         while let Some(read) = reads.next().await {
             checked += 1;
-            let made = read.and_then(|(metadata, entry)| {
-                self.document(&metadata, &entry, &manifest, &context)
-            });
+            let made = read
+                .and_then(|(metadata, entry)| self.document(metadata, &entry, &manifest, &context));
             match made {
                 Ok(_) => {}
                 Err(BuildError::Invalid(problem)) => {
@@ -208,18 +208,18 @@ impl Indexer {
     /// anything of its version is written, as far as that is held back.
     fn document(
         &self,
-        metadata: &Metadata,
+        metadata: Metadata,
         entry: &FileEntry,
         manifest: &Manifest,
         context: &VersionContext<'_>,
     ) -> Result<Map<String, Value>, BuildError> {
-        self.check(metadata)?;
+        self.check(&metadata)?;
         let link = manifest.links.get(&metadata.path);
         let data = manifest.files.get(&metadata.path).map(|file| DataObject {
             size: file.size,
             uploaded: file.uploaded,
         });
-        if link.is_none() && data.is_none() && !is_redirection(metadata) {
+        if link.is_none() && data.is_none() && !is_redirection(&metadata) {
             return Err(DocumentError::NoData {
                 metapath: metadata.metapath.to_string(),
                 path: metadata.path.to_string(),
@@ -231,11 +231,12 @@ impl Indexer {
             .as_deref()
             .and_then(|schema| self.config.schema(schema))
             .and_then(|item| item.title());
+        let metapath = metadata.metapath.clone();
         let document = indexed(metadata, title, entry.uploaded, data, link, context);
         let misfits = self.mapping.check(&document, MISFITS);
         if !misfits.is_empty() {
             let misfits = misfits.join("; ");
-            let text = format!("'{}' does not fit the index: {misfits}", metadata.metapath);
+            let text = format!("'{metapath}' does not fit the index: {misfits}");
             return Err(BuildError::Invalid(text));
         }
         Ok(document)
@@ -310,8 +311,7 @@ impl Indexer {
             };
         };
         if let Some(validator) = self.validators.get(&item.name()) {
-            let body = serde_json::Value::Object(metadata.body.clone());
-            if let Err(error) = validator.validate(&body) {
+            if let Err(error) = validator.validate(&metadata.body) {
                 return Err(invalid(format!(
                     "breaks schema '{schema}' at '{}': {error}",
                     error.instance_path()

@@ -1,9 +1,9 @@
 //! Watches: the custom resources, their children and what they refer to, and who is to be
 //! reconciled when one of them changes. Nothing is decided here and nothing written.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::fmt::Debug;
-use std::hash::Hash;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -75,7 +75,7 @@ pub struct World {
     /// What is not there yet, by name.
     missing: watch::Sender<BTreeSet<String>>,
     /// How resources were when they were last passed on.
-    faces: Mutex<HashMap<String, Face>>,
+    faces: Mutex<HashMap<String, u64>>,
     wake: Wake,
 }
 
@@ -86,27 +86,17 @@ struct Wake {
     schedules: Queue<ArtifactSchedule>,
 }
 
-/// What must differ for a change of a resource to matter: its status alone does not.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Face {
-    generation: Option<i64>,
-    labels: BTreeMap<String, String>,
-    annotations: BTreeMap<String, String>,
-    finalizers: Vec<String>,
-    deleted: bool,
-    /// What others read of its status.
-    told: String,
-}
-
-fn face(meta: &kube::core::ObjectMeta, told: String) -> Face {
-    Face {
-        generation: meta.generation,
-        labels: meta.labels.clone().unwrap_or_default(),
-        annotations: meta.annotations.clone().unwrap_or_default(),
-        finalizers: meta.finalizers.clone().unwrap_or_default(),
-        deleted: meta.deletion_timestamp.is_some(),
-        told,
-    }
+/// A hash of what must differ for a change of a resource to matter (its status alone does not), and
+/// of `told`, what others read of its status.
+fn face(meta: &kube::core::ObjectMeta, told: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    meta.generation.hash(&mut hasher);
+    meta.labels.hash(&mut hasher);
+    meta.annotations.hash(&mut hasher);
+    meta.finalizers.hash(&mut hasher);
+    meta.deletion_timestamp.is_some().hash(&mut hasher);
+    told.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// The API of a kind, in the namespace or in all.
@@ -375,11 +365,11 @@ impl World {
     }
 
     /// Whether a resource differs from how it was passed on before.
-    fn turned(&self, kind: &str, namespace: &str, name: &str, face: Option<Face>) -> bool {
+    fn turned(&self, kind: &str, namespace: &str, name: &str, face: Option<u64>) -> bool {
         let key = format!("{kind}/{namespace}/{name}");
         let mut faces = self.faces.lock();
         match face {
-            Some(face) => faces.insert(key, face.clone()).as_ref() != Some(&face),
+            Some(face) => faces.insert(key, face) != Some(face),
             None => {
                 faces.remove(&key);
                 true
@@ -399,12 +389,12 @@ impl World {
             )
         };
         let labels = own.map(|own| own.labels().clone());
-        let now = own.map(|own| face(&own.metadata, String::new()));
+        let now = own.map(|own| face(&own.metadata, ""));
         let readable = own.is_some();
         if self.turned("instance", namespace, name, now) || !readable {
             self.wake.instances.wake(namespace, name);
         }
-        let now = own.map(|own| face(&own.metadata, told(own)));
+        let now = own.map(|own| face(&own.metadata, &told(own)));
         if !self.turned("told", namespace, name, now) {
             return;
         }
@@ -433,7 +423,7 @@ impl World {
         own: Option<&ArtifactSchema>,
     ) {
         let (namespace, name) = parts(reference);
-        let now = own.map(|own| face(&own.metadata, String::new()));
+        let now = own.map(|own| face(&own.metadata, ""));
         if !self.turned("schema", namespace, name, now) {
             return;
         }
@@ -453,7 +443,7 @@ impl World {
         own: Option<&ArtifactPlugin>,
     ) {
         let (namespace, name) = parts(reference);
-        let now = own.map(|own| face(&own.metadata, String::new()));
+        let now = own.map(|own| face(&own.metadata, ""));
         if !self.turned("plugin", namespace, name, now) {
             return;
         }
@@ -477,7 +467,7 @@ impl World {
         own: Option<&ArtifactSchedule>,
     ) {
         let (namespace, name) = parts(reference);
-        let now = own.map(|own| face(&own.metadata, String::new()));
+        let now = own.map(|own| face(&own.metadata, ""));
         if self.turned("schedule", namespace, name, now) {
             self.wake.schedules.wake(namespace, name);
             self.wake_chosen(namespace, own.map(|own| &own.spec.instances));
