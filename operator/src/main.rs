@@ -16,11 +16,6 @@ use clap::Parser;
 use kube::Client;
 use tokio::signal::unix::{SignalKind, signal};
 
-// musl's allocator is slow under threads.
-#[cfg(target_env = "musl")]
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Keeps ArtifactDB instances as their resources say.
 #[derive(Debug, Parser)]
 #[command(

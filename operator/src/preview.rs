@@ -6,9 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use artifactdb_crds::ArtifactDB;
-use artifactdb_crds::read::ResourceSet;
+use artifactdb_crds::read::{Origin, ResourceSet};
 use kube::api::{DynamicObject, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use similar::TextDiff;
 use thiserror::Error;
@@ -68,6 +70,12 @@ pub async fn preview(
     namespace: &str,
     images: &Images,
 ) -> Result<Vec<Preview>, PreviewError> {
+    let files = &ResourceSet {
+        instances: as_stored(&files.instances)?,
+        schemas: as_stored(&files.schemas)?,
+        plugins: as_stored(&files.plugins)?,
+        schedules: as_stored(&files.schedules)?,
+    };
     let place = |own: &ArtifactDB| own.namespace().unwrap_or_else(|| namespace.to_owned());
     let places: BTreeSet<String> = files.instances.iter().map(|(_, own)| place(own)).collect();
     let mut worlds = BTreeMap::new();
@@ -276,6 +284,21 @@ fn told(kind: ChildKind, own: &Value) -> Value {
         }
     }
     sorted(&own)
+}
+
+/// As the API server gives resources back: members of what has no schema come by name.
+fn as_stored<K: Serialize + DeserializeOwned>(
+    all: &[(Origin, K)],
+) -> Result<Vec<(Origin, K)>, PreviewError> {
+    let stored = |own: &K| -> Result<K, serde_json::Error> {
+        serde_json::from_value(sorted(&serde_json::to_value(own)?))
+    };
+    all.iter()
+        .map(|(origin, own)| {
+            let own = stored(own).map_err(kube::Error::SerdeError)?;
+            Ok((origin.clone(), own))
+        })
+        .collect()
 }
 
 /// Members by name, so that order is no difference.

@@ -61,8 +61,7 @@ async fn a_difference_is_shown_and_nothing_is_changed() {
     let own = space.get("Deployment", "typical-api").await;
     assert_eq!(own["metadata"]["generation"], 1);
 
-    let (code, text, _) =
-        difference(&space, &sample.replace("gprn:", "standalone: {}\n  gprn:")).await;
+    let (code, text, _) = difference(&space, &space.sample("refused")).await;
     assert_eq!(code, Some(1));
     assert!(text.contains("would be refused"), "{text}");
     space.end().await;
