@@ -310,13 +310,13 @@ impl Indexer {
                 false => Ok(()),
             };
         };
-        if let Some(validator) = self.validators.get(&item.name()) {
-            if let Err(error) = validator.validate(&metadata.body) {
-                return Err(invalid(format!(
-                    "breaks schema '{schema}' at '{}': {error}",
-                    error.instance_path()
-                )));
-            }
+        if let Some(validator) = self.validators.get(&item.name())
+            && let Err(error) = validator.validate(&metadata.body)
+        {
+            return Err(invalid(format!(
+                "breaks schema '{schema}' at '{}': {error}",
+                error.instance_path()
+            )));
         }
         Ok(())
     }
