@@ -29,7 +29,7 @@ use artifactdb_core::search::Search;
 use artifactdb_core::versions::Versions;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::routing::{get, post, put};
+use axum::routing::{delete, get, post, put};
 use http::StatusCode;
 use jsonschema::Validator;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -38,7 +38,7 @@ use tower_http::timeout::TimeoutLayer;
 use auth::{KeyError, StaticKey, Verifier};
 use observe::Metrics;
 use recent::RecentDocuments;
-use routes::{files, info, jobs, locks, permissions, projects, schemas, search, uploads};
+use routes::{files, gprn, info, jobs, locks, permissions, projects, schemas, search, uploads};
 use signer::Signer;
 use storage::Switch;
 
@@ -150,6 +150,7 @@ fn routes(app: Arc<App>) -> Router {
     let routes = Router::new()
         .route("/", get(info::root))
         .route("/status", get(info::status))
+        .route("/config", get(info::config))
         .route("/livez", get(info::livez))
         .route("/readyz", get(info::readyz))
         .route("/metrics", get(info::metrics))
@@ -160,6 +161,10 @@ fn routes(app: Arc<App>) -> Router {
         .route("/projects/lock", get(locks::all))
         .route("/projects/{project}/versions", get(projects::versions))
         .route("/projects/{project}/metadata", get(projects::metadata))
+        .route(
+            "/projects/{project}/version/{version}",
+            delete(projects::delete_version),
+        )
         .route(
             "/projects/{project}/version/{version}/metadata",
             get(projects::version_metadata),
@@ -200,6 +205,8 @@ fn routes(app: Arc<App>) -> Router {
                 .put(permissions::set_of_version)
                 .delete(permissions::delete_of_version),
         )
+        .route("/gprn/permissions", post(gprn::bulk_permissions))
+        .route("/gprn/{*name}", get(gprn::lookup))
         .route("/search", get(search::search))
         .route("/aggregate", get(search::aggregate))
         .route("/scroll/{id}", get(search::scroll))

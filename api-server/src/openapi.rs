@@ -5,7 +5,9 @@ use axum::Router;
 use utoipa::OpenApi;
 use utoipa_swagger_ui::SwaggerUi;
 
-use crate::routes::{files, info, jobs, locks, permissions, projects, schemas, search, uploads};
+use crate::routes::{
+    files, gprn, info, jobs, locks, permissions, projects, schemas, search, uploads,
+};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -16,6 +18,7 @@ use crate::routes::{files, info, jobs, locks, permissions, projects, schemas, se
     paths(
         info::root,
         info::status,
+        info::config,
         info::livez,
         info::readyz,
         info::metrics,
@@ -27,6 +30,7 @@ use crate::routes::{files, info, jobs, locks, permissions, projects, schemas, se
         projects::metadata,
         projects::version_metadata,
         projects::version_info,
+        projects::delete_version,
         uploads::upload,
         uploads::complete,
         uploads::abort,
@@ -41,6 +45,12 @@ use crate::routes::{files, info, jobs, locks, permissions, projects, schemas, se
         permissions::of_version,
         permissions::set_of_version,
         permissions::delete_of_version,
+        gprn::validate,
+        gprn::locate,
+        gprn::children,
+        gprn::parents,
+        gprn::permissions,
+        gprn::bulk_permissions,
         search::search,
         search::aggregate,
         search::scroll,

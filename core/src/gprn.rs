@@ -6,7 +6,7 @@ use std::fmt;
 
 use thiserror::Error;
 
-use crate::id::{ArtifactId, Project, Version};
+use crate::id::{ArtifactId, ArtifactRef, IdError, Project, Version, VersionRef};
 
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum GprnError {
@@ -56,6 +56,14 @@ impl TypeId {
             .find(|(id, _)| *id == self)
             .map_or("", |(_, name)| name)
     }
+}
+
+/// What a resource-id stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    Artifact(ArtifactRef),
+    Version(Project, VersionRef),
+    Project(Project),
 }
 
 /// The environment and service that an instance answers for. An empty environment is production.
@@ -118,6 +126,79 @@ impl Gprn {
             return Err(GprnError::Environment(self.environment.clone()));
         }
         Ok(())
+    }
+
+    /// What the resource-id of an artifact, project or changelog stands for; none where there is no
+    /// resource-id, and for what is neither.
+    pub fn target(&self) -> Result<Option<Target>, IdError> {
+        let Some(text) = &self.resource_id else {
+            return Ok(None);
+        };
+        Ok(match self.type_id {
+            Some(TypeId::Artifact) => Some(Target::Artifact(ArtifactRef::parse(text)?)),
+            Some(TypeId::Project | TypeId::Changelog) => Some(match text.rsplit_once('@') {
+                Some((project, version)) => {
+                    Target::Version(Project::new(project)?, VersionRef::parse(version)?)
+                }
+                None => Target::Project(Project::new(text.as_str())?),
+            }),
+            Some(TypeId::Doc | TypeId::Backup) | None => None,
+        })
+    }
+
+    /// The names above this one, nearest first, each with what it is; environment and root only where
+    /// `deep` (CONTRACT section 1.5).
+    pub fn parents(&self, deep: bool) -> Result<Vec<(&'static str, Gprn)>, IdError> {
+        let mut all: Vec<(&'static str, Gprn)> = Vec::new();
+        let service = Gprn {
+            type_id: None,
+            resource_id: None,
+            ..self.clone()
+        };
+        let projects = Gprn {
+            type_id: Some(TypeId::Project),
+            ..service.clone()
+        };
+        match self.target()? {
+            Some(Target::Artifact(id)) => {
+                let text = format!("{}@{}", id.project, id.version);
+                all.push(("version", service.resource(TypeId::Project, text)));
+                all.push(("project", service.project(&id.project)));
+            }
+            Some(Target::Version(project, _)) => all.push(("project", service.project(&project))),
+            Some(Target::Project(_)) | None => {}
+        }
+        let in_projects = matches!(
+            self.type_id,
+            Some(TypeId::Artifact | TypeId::Project | TypeId::Changelog)
+        );
+        if in_projects && self.resource_id.is_some() {
+            all.push(("projects", projects));
+        }
+        if self.type_id.is_some() {
+            all.push(("service", service.clone()));
+        }
+        if deep {
+            let nothing = Gprn {
+                environment: String::new(),
+                service: None,
+                placeholder: String::new(),
+                type_id: None,
+                resource_id: None,
+            };
+            if self.service.is_some() {
+                let environment = self.environment.clone();
+                all.push((
+                    "environment",
+                    Gprn {
+                        environment,
+                        ..nothing.clone()
+                    },
+                ));
+            }
+            all.push(("root", nothing));
+        }
+        Ok(all)
     }
 
     /// The name of an artifact of this service.
@@ -207,10 +288,36 @@ mod tests {
         );
     }
 
+    #[test]
+    fn parents_come_nearest_first() {
+        let names = |text: &str, deep| -> Vec<String> {
+            let parents = Gprn::parse(text).unwrap().parents(deep).unwrap();
+            let shown = |(kind, own): &(&str, Gprn)| format!("{kind} {own}");
+            parents.iter().map(shown).collect()
+        };
+        assert_eq!(
+            names("gprn:dev:api::artifact:P:d/f:x@3", true),
+            [
+                "version gprn:dev:api::project:P@3",
+                "project gprn:dev:api::project:P",
+                "projects gprn:dev:api::project",
+                "service gprn:dev:api",
+                "environment gprn:dev",
+                "root gprn:",
+            ]
+        );
+        assert_eq!(
+            names("gprn::api::project:P", false),
+            ["projects gprn::api::project", "service gprn::api"]
+        );
+        assert_eq!(names("gprn::api", false), Vec::<String>::new());
+    }
+
     proptest! {
         #[test]
         fn parse_never_panics_and_printing_is_stable(text in "(gprn:)?[a-z:@/.]{0,40}") {
             if let Ok(gprn) = Gprn::parse(&text) {
+                let _ = (gprn.target(), gprn.parents(true));
                 let printed = gprn.to_string();
                 prop_assert_eq!(Gprn::parse(&printed).map(|g| g.to_string()), Ok(printed));
             }

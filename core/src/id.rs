@@ -291,6 +291,15 @@ pub enum VersionRef {
     Named(Version),
 }
 
+impl fmt::Display for VersionRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            VersionRef::Named(version) => version.fmt(f),
+            VersionRef::Latest => f.write_str("latest"),
+        }
+    }
+}
+
 impl VersionRef {
     pub fn parse(text: &str) -> Result<Self, IdError> {
         if text.eq_ignore_ascii_case("latest") {

@@ -40,7 +40,7 @@ async fn resolve(app: &App, identity: &Identity, id: &ArtifactRef) -> ApiResult<
         .ok_or_else(ApiError::no_such_file)
 }
 
-async fn find(
+pub async fn find(
     app: &App,
     identity: &Identity,
     id: &ArtifactRef,

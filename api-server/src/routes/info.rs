@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use artifactdb_core::permissions::roles;
 use artifactdb_core::query::Query;
 use artifactdb_core::search::SearchRequest;
 use axum::Json;
@@ -14,7 +15,7 @@ use serde_json::{Map, Value, json};
 
 use crate::App;
 use crate::auth::Identity;
-use crate::error::ApiError;
+use crate::error::{ApiError, ApiResult};
 
 /// How long a dependency may take to answer a health check.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -73,6 +74,51 @@ pub async fn root(State(app): State<Arc<App>>, headers: HeaderMap) -> Json<Value
         },
         "storage": storage,
     }))
+}
+
+/// Words in the name of a member that holds a secret.
+const SECRET: [&str; 4] = ["secret", "token", "password", "key"];
+
+/// `value` without what is secret in it: members that are named so, and credentials in URLs.
+fn redacted(value: Value) -> Value {
+    match value {
+        Value::Object(members) => members
+            .into_iter()
+            .map(|(name, value)| {
+                let lower = name.to_lowercase();
+                let secret = SECRET.iter().any(|word| lower.contains(word));
+                let value = match (secret, value) {
+                    (true, Value::String(text)) if !text.is_empty() => json!("******"),
+                    (_, value) => redacted(value),
+                };
+                (name, value)
+            })
+            .collect::<Map<_, _>>()
+            .into(),
+        Value::Array(items) => items.into_iter().map(redacted).collect(),
+        Value::String(text) => match text.split_once("://") {
+            Some((scheme, rest)) => {
+                let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+                match rest[..end].rfind('@') {
+                    Some(at) => json!(format!("{scheme}://******{}", &rest[at..])),
+                    None => json!(text),
+                }
+            }
+            None => json!(text),
+        },
+        other => other,
+    }
+}
+
+#[utoipa::path(get, path = "/config", tag = "information",
+    responses(
+        (status = 200, description = "The configuration, without what is secret in it", body = Value),
+        (status = 401, description = "Not authenticated"),
+        (status = 403, description = "Not an admin"),
+    ))]
+pub async fn config(State(app): State<Arc<App>>, identity: Identity) -> ApiResult<Json<Value>> {
+    app.require_role(&identity, &[roles::ADMIN])?;
+    Ok(Json(redacted(json!(*app.config))))
 }
 
 #[utoipa::path(get, path = "/status", tag = "information",

@@ -1,6 +1,7 @@
 //! A module per resource. Handlers read the request, ask core, and say what came of it.
 
 pub mod files;
+pub mod gprn;
 pub mod info;
 pub mod jobs;
 pub mod locks;

@@ -5,13 +5,17 @@ use std::sync::Arc;
 use artifactdb_core::id::{Project, VersionRef};
 use artifactdb_core::permissions::{Permissions, roles};
 use artifactdb_core::query::Query;
+use artifactdb_core::queue::Task;
 use artifactdb_core::search::{SearchRequest, SortKey};
 use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
+use http::HeaderMap;
 use serde_json::{Value, json};
 
+use super::jobs::accepted;
 use super::search::{Question, answer, page_size, projects_answer};
+use super::to_the_end;
 use crate::App;
 use crate::auth::Identity;
 use crate::error::{ApiError, ApiResult};
@@ -274,6 +278,39 @@ pub async fn version_info(
         body["actions"] = json!(report.actions);
     }
     Ok(Json(body))
+}
+
+#[utoipa::path(delete, path = "/projects/{project}/version/{version}", tag = "projects",
+    params(("project" = String, Path), ("version" = String, Path, description = "Also a revision or `latest`")),
+    responses(
+        (status = 202, description = "It is gone for readers; the job deletes its files", body = Value),
+        (status = 401, description = "Not authenticated"),
+        (status = 403, description = "Not allowed"),
+    ))]
+pub async fn delete_version(
+    State(app): State<Arc<App>>,
+    identity: Identity,
+    VersionRefPath(project, version): VersionRefPath,
+    headers: HeaderMap,
+) -> ApiResult<Response> {
+    app.require_role(&identity, &[roles::UPLOADER])?;
+    let named = app.resolve(&identity, &project, &version).await?;
+    // One that is not there ends the same way (CONTRACT section 3.3).
+    let version = match (named, version) {
+        (Some(version), _) | (None, VersionRef::Named(version)) => version,
+        (None, VersionRef::Latest) => return Err(ApiError::not_found("No such project/version")),
+    };
+    let removed = {
+        let (app, project, version) = (app.clone(), project.clone(), version.clone());
+        to_the_end(async move { app.versions.remove(&project, &version).await }).await?
+    };
+    app.documents.forget(&project);
+    let task = Task::Remove {
+        project,
+        version,
+        epoch: removed.unwrap_or_default(),
+    };
+    Ok(accepted(&app, &headers, &task))
 }
 
 #[derive(Default)]

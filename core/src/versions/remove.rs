@@ -58,6 +58,26 @@ impl Versions {
         self.end(project, version, &state, etag, ended).await
     }
 
+    /// Takes a version away, whatever stage it is in: an upload is aborted, what is published expires
+    /// now. Returns the epoch that is removed; none where there is nothing to remove.
+    pub async fn remove(
+        &self,
+        project: &Project,
+        version: &Version,
+    ) -> Result<Option<Epoch>, WriteError> {
+        let Some((state, etag)) = self.state(project, version).await? else {
+            return Ok(None);
+        };
+        let epoch = state.epoch;
+        let ended = match state.stage {
+            Stage::Uploading => state.abort(epoch),
+            Stage::Completed | Stage::Indexed => state.expire(epoch),
+            Stage::Aborted | Stage::Expired => return Ok(Some(epoch)),
+        };
+        self.end(project, version, &state, etag, ended).await?;
+        Ok(Some(epoch))
+    }
+
     async fn end(
         &self,
         project: &Project,

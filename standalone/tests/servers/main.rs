@@ -14,6 +14,8 @@ mod harness;
 mod history;
 #[path = "../suite/large.rs"]
 mod large;
+#[path = "../suite/names.rs"]
+mod names;
 #[path = "../suite/paging.rs"]
 mod paging;
 #[path = "../suite/path.rs"]

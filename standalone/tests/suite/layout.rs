@@ -116,6 +116,13 @@ fn every_route_is_described() {
         let described = match route {
             "/openapi.json" => continue,
             "/files/{*id}" => vec!["/files/{id}", "/files/{id}/metadata"],
+            "/gprn/{*name}" => vec![
+                "/gprn/{gprn}/validate",
+                "/gprn/{gprn}/locate",
+                "/gprn/{gprn}/children",
+                "/gprn/{gprn}/parents",
+                "/gprn/{gprn}/permissions",
+            ],
             "/link/{*pair}" => vec!["/link/{source}/to/{target}"],
             other => vec![other],
         };

@@ -12,6 +12,8 @@ mod interleavings;
 mod kills;
 mod large;
 mod layout;
+mod names;
+
 mod paging;
 mod path;
 mod permissions;
