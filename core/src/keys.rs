@@ -29,6 +29,16 @@ pub fn file_in(project: &Project, version: &Version, path: &FilePath) -> String 
     format!("{project}/{version}/{path}")
 }
 
+/// Says that a version may be deleted.
+pub fn version_mark(project: &Project, version: &Version) -> String {
+    format!("{project}/{version}/..deleteme")
+}
+
+/// Says that a whole project may be deleted.
+pub fn project_mark(project: &Project) -> String {
+    format!("{project}/..deleteme")
+}
+
 /// The project's clock, revision counter, latest version and unfinished work.
 pub fn head(project: &Project) -> String {
     format!("{project}/{RESERVED}/head.json")

@@ -25,7 +25,7 @@ use std::collections::HashMap;
 pub use rebuild::{Event, RebuildError, RebuildOptions, rebuild};
 pub use rehearse::{Rehearsal, rehearse};
 pub use reindex::{Progress, Publish, Shard, projects, reindex};
-pub use sweep::{sweep, sweep_forever};
+pub use sweep::{purge_stale, sweep, sweep_forever};
 pub use worker::{TaskError, run as work};
 
 /// What an indexing process works with.

@@ -11,11 +11,14 @@ use artifactdb_core::clock::{Clock, SystemClock};
 use artifactdb_core::config::InstanceConfig;
 use artifactdb_core::connect::{SecretFiles, Servers, connect, read_config};
 use artifactdb_core::search::elasticsearch::Standing;
+use artifactdb_core::versions::Purged;
 use artifactdb_indexer::{
-    Event, Indexer, RebuildOptions, Rehearsal, Shard, rebuild, rehearse, sweep, sweep_forever, work,
+    Event, Indexer, RebuildOptions, Rehearsal, Shard, purge_stale, rebuild, rehearse, sweep,
+    sweep_forever, work,
 };
 use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
+use jiff::SignedDuration;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -119,6 +122,15 @@ enum Command {
         #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
         every: Option<u64>,
     },
+    /// Delete what was marked for that by a `..deleteme` object in a version or project.
+    #[command(
+        after_help = "A version that was completed after it was marked stays.\n\nExample:\n  artifactdb-indexer purge-stale --older-than 14d"
+    )]
+    PurgeStale {
+        /// Age of the marks, such as 12h or 14d.
+        #[arg(long, value_name = "DURATION", default_value = "14d", value_parser = parse_age)]
+        older_than: SignedDuration,
+    },
     /// Print the tasks that were given up, newest first, as JSON lines.
     DeadLetters {
         /// How many at the most.
@@ -131,6 +143,22 @@ enum Command {
         #[arg(long)]
         repository: String,
     },
+}
+
+fn parse_age(text: &str) -> Result<SignedDuration, String> {
+    let fail = || format!("'{text}' is no duration such as 12h or 14d");
+    let unit = text.chars().next_back().ok_or_else(fail)?;
+    let seconds = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3600,
+        'd' => 86_400,
+        'w' => 604_800,
+        _ => return Err(fail()),
+    };
+    let count: i64 = text[..text.len() - 1].parse().map_err(|_| fail())?;
+    let seconds = count.checked_mul(seconds).filter(|own| *own >= 0);
+    seconds.map(SignedDuration::from_secs).ok_or_else(fail)
 }
 
 fn parse_shard(text: &str) -> Result<Shard, String> {
@@ -276,6 +304,17 @@ async fn run_on(
                 acted += sweep(&process.servers.versions).await?;
             }
             println!("{}", json!({"event": "swept", "acted": acted}));
+        }
+        Command::PurgeStale { older_than } => {
+            let mut purged = Purged::default();
+            for process in processes {
+                let versions = &process.servers.versions;
+                purged += purge_stale(versions, versions.clock.now() - older_than).await?;
+            }
+            println!(
+                "{}",
+                json!({"event": "purged", "versions": purged.versions, "kept": purged.kept})
+            );
         }
         Command::Reindex {
             shard,

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use artifactdb_core::id::Project;
-use artifactdb_core::versions::{Versions, WriteError};
+use artifactdb_core::versions::{Purged, Versions, WriteError};
 use futures::StreamExt;
+use jiff::Timestamp;
 use tokio::sync::watch;
 
 /// Heads that are looked at together.
@@ -28,6 +29,22 @@ pub async fn sweep(versions: &Versions) -> Result<usize, WriteError> {
     });
     let acted = looks.buffer_unordered(LOOKS).collect::<Vec<usize>>().await;
     Ok(acted.into_iter().sum())
+}
+
+/// Deletes what was marked for that before `limit` (`Versions::purge_stale`), in every project.
+pub async fn purge_stale(versions: &Versions, limit: Timestamp) -> Result<Purged, WriteError> {
+    let mut purged = Purged::default();
+    for name in versions.store.folders("").await? {
+        let Ok(project) = Project::new(name) else {
+            continue;
+        };
+        match versions.purge_stale(&project, limit).await {
+            Ok(own) => purged += own,
+            Err(error @ (WriteError::Store(_) | WriteError::Unavailable(_))) => return Err(error),
+            Err(error) => tracing::warn!(%project, %error, "cannot purge what is marked"),
+        }
+    }
+    Ok(purged)
 }
 
 /// Sweeps each `interval` until `stop` changes.

@@ -215,6 +215,9 @@ pub fn runs(
         )),
         (None, Some(BuiltinTask::Reindex)) => Ok(Runs::Task(vec!["reindex".to_owned()])),
         (None, Some(BuiltinTask::Sweep)) => Ok(Runs::Task(vec!["sweep".to_owned()])),
+        (None, Some(BuiltinTask::PurgeStale)) => {
+            Ok(Runs::Task(crate::render::purge_stale(instance)))
+        }
         (None, Some(BuiltinTask::Snapshot)) => match &instance.spec.snapshots {
             Some(own) => Ok(Runs::Task(vec![
                 "snapshot".to_owned(),

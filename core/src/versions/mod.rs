@@ -9,6 +9,7 @@ mod complete;
 mod permissions;
 mod publish;
 mod remove;
+mod stale;
 mod view;
 
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use crate::store::{self, Store, StoreError};
 pub use begin::{Begun, UploadTerms};
 pub use complete::Completed;
 pub use permissions::Resolved;
+pub use stale::Purged;
 pub use view::{DocumentStamp, VersionView};
 
 /// How long a permission set or a version's state read for a reader may be old.

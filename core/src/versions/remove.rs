@@ -115,7 +115,7 @@ impl Versions {
     }
 
     /// Records and enqueues the removal of what `epoch` brought.
-    async fn removal(
+    pub(super) async fn removal(
         &self,
         project: &Project,
         version: &Version,

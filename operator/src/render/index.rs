@@ -1,5 +1,6 @@
 //! Jobs on the index: those that a new mapping needs, and those that people start.
 
+use artifactdb_crds::ArtifactDB;
 use serde_json::{Value, json};
 
 use super::{Rendering, resources};
@@ -25,6 +26,7 @@ impl Rendering<'_> {
         let mut tasks: Vec<(&str, Vec<String>, &str, bool)> = vec![
             ("reindex", vec!["reindex".to_owned()], NEVER, true),
             ("sweep", vec!["sweep".to_owned()], NEVER, true),
+            ("purge-stale", purge_stale(&self.plan.instance), NEVER, true),
         ];
         if let Some(snapshots) = &spec.snapshots {
             let command = vec![
@@ -123,6 +125,15 @@ impl Rendering<'_> {
         self.about_mapping(&mut object);
         Some(object)
     }
+}
+
+/// The command that deletes what is marked for long enough.
+pub fn purge_stale(instance: &ArtifactDB) -> Vec<String> {
+    let mut command = vec!["purge-stale".to_owned()];
+    if let Some(age) = &instance.spec.retention.stale_after {
+        command.extend(["--older-than".to_owned(), age.clone()]);
+    }
+    command
 }
 
 /// Whether a Job of the operator's may go: it is about a mapping that nobody wants any more. One

@@ -38,5 +38,6 @@ mod proxy;
 mod queries;
 mod rebuild;
 mod sessions;
+mod stale;
 
 const BACKEND: harness::Backend = harness::Backend::Real;

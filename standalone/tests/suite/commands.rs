@@ -483,7 +483,7 @@ fn resources_are_rendered_as_documents() {
         .filter(|own| own["kind"] == "Deployment")
         .filter_map(|own| own["metadata"]["name"].as_str())
         .collect();
-    assert_eq!(deployments, ["typical-indexer", "typical-api"]);
+    assert_eq!(deployments, ["typical-api", "typical-indexer"]);
     let template = documents.last().unwrap();
     assert_eq!(
         template["index_patterns"],
