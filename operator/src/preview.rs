@@ -57,12 +57,6 @@ pub struct Preview {
     pub refused: Vec<Problem>,
 }
 
-impl Preview {
-    pub fn is_empty(&self) -> bool {
-        self.changes.is_empty() && self.engine.is_empty() && self.refused.is_empty()
-    }
-}
-
 /// One preview for each instance of `files`, in order. `namespace` is for those that name none.
 pub async fn preview(
     client: &Client,

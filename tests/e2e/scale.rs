@@ -1,6 +1,7 @@
 //! `make bench-operator`: three hundred instances on a real API server. A plain client first creates
 //! what they consist of, then the operator reconciles them; the cluster is left alone, the operator
-//! restarted, and every figure printed beside its limit. Pods match no node and stay pending.
+//! restarted, and every figure printed beside its limit. Too many writes or bytes fail it; how fast
+//! it was is told and fails nothing. Pods match no node and stay pending.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::BTreeMap;
@@ -223,7 +224,7 @@ impl Table {
             (_, true) => "met",
             (_, false) => "MISSED",
         };
-        self.missed += usize::from(!met);
+        self.missed += usize::from(!met && matches!(limit, Some(Limit::AtMost(_))));
         println!("{name:<45} {value:>9.2}  {wanted:<13} {told}");
     }
 }
