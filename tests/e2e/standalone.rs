@@ -36,7 +36,7 @@ async fn a_standalone_instance_serves_and_keeps_its_data() {
     .await;
 
     space.apply(&space.sample("standalone")).await;
-    space.wait("adb/trial", "condition=Ready", 60).await;
+    space.wait("adb/trial", "condition=Ready", 180).await;
     let ask = [
         "exec",
         "trial-0",
@@ -72,7 +72,7 @@ async fn a_standalone_instance_serves_and_keeps_its_data() {
     space.delete("Pod", "trial-0").await;
     eventually(
         "the data is there again",
-        Duration::from_secs(90),
+        Duration::from_secs(180),
         || async {
             match count().await {
                 Ok(1) => Ok(()),
@@ -81,7 +81,7 @@ async fn a_standalone_instance_serves_and_keeps_its_data() {
         },
     )
     .await;
-    space.wait("adb/trial", "condition=Ready", 60).await;
+    space.wait("adb/trial", "condition=Ready", 180).await;
     space.end().await;
     let _ = volumes.delete("e2e-trial", &DeleteParams::default()).await;
     let _ = std::fs::remove_dir_all(path);
