@@ -133,7 +133,7 @@ async fn nothing_acknowledged_is_lost_while_pods_die() {
     let all = acknowledged.len() as u64;
     eventually(
         "everything acknowledged is found",
-        Duration::from_secs(180),
+        Duration::from_secs(600),
         || async {
             match instance.count("title:killed").await? {
                 found if found >= all => Ok(()),
