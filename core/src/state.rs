@@ -151,6 +151,22 @@ impl Head {
         });
     }
 
+    /// Records that what `epoch` brought to `version` expires now, whatever was to become of it.
+    pub fn retire(&mut self, version: &Version, epoch: Epoch, now: Timestamp) -> bool {
+        let pending = self.pending.entry(epoch).or_insert_with(|| Pending {
+            version: version.clone(),
+            work: Work::Expire,
+            revision: None,
+            due: None,
+        });
+        if pending.work == Work::Remove {
+            return false;
+        }
+        pending.work = Work::Expire;
+        pending.due = Some(now);
+        true
+    }
+
     /// Records that what `epoch` brought is gone and is to be removed. False when it is known.
     pub fn removing(&mut self, epoch: Epoch) -> bool {
         let Some(pending) = self.pending.get_mut(&epoch) else {

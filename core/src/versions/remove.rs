@@ -69,12 +69,22 @@ impl Versions {
             return Ok(None);
         };
         let epoch = state.epoch;
-        let ended = match state.stage {
-            Stage::Uploading => state.abort(epoch),
-            Stage::Completed | Stage::Indexed => state.expire(epoch),
-            Stage::Aborted | Stage::Expired => return Ok(Some(epoch)),
-        };
-        self.end(project, version, &state, etag, ended).await?;
+        match state.stage {
+            Stage::Uploading => {
+                let ended = state.abort(epoch);
+                self.end(project, version, &state, etag, ended).await?;
+            }
+            Stage::Completed | Stage::Indexed => {
+                // Whoever dies from here on, the sweeper finds it due.
+                let now = self.clock.now();
+                self.swap_head(project, |head| {
+                    head.retire(version, epoch, now).then_some(())
+                })
+                .await?;
+                self.expire(project, version, epoch).await?;
+            }
+            Stage::Aborted | Stage::Expired => {}
+        }
         Ok(Some(epoch))
     }
 

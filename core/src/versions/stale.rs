@@ -11,8 +11,8 @@ use crate::lease::{Holder, LeaseError, LeaseKey};
 use crate::state::Stage;
 use crate::store::ObjectRef;
 
-/// How long a version that this system knows nothing of may take to delete.
-const DELETING: SignedDuration = SignedDuration::from_hours(1);
+/// How long one call of deletion may take: the lease is renewed before each.
+const DELETING: SignedDuration = SignedDuration::from_mins(10);
 /// Objects that one call deletes.
 const BATCH: usize = 1000;
 
@@ -100,7 +100,7 @@ impl Versions {
                 return self.purge_unknown(&key, &prefix, &mark).await;
             }
         }
-        self.delete_all(vec![mark]).await?;
+        self.delete(&[mark]).await?;
         Ok(true)
     }
 
@@ -108,7 +108,7 @@ impl Versions {
     async fn purge_rest(&self, project: &Project) -> Result<bool, WriteError> {
         let mark = keys::project_mark(project);
         if self.head(project).await?.is_some() {
-            self.delete_all(vec![mark]).await?;
+            self.delete(&[mark]).await?;
             return Ok(true);
         }
         let key = LeaseKey {
@@ -137,30 +137,41 @@ impl Versions {
             Err(LeaseError::Held(_)) => return Ok(false),
             Err(error) => return Err(error.into()),
         };
-        let deleted = self.delete_below(prefix, mark).await;
+        let deleted = self.delete_below(key, &token, prefix, mark).await;
         let _ = self.lease.release(key, &token).await;
-        deleted.map(|()| true)
+        deleted
     }
 
-    async fn delete_below(&self, prefix: &str, mark: &str) -> Result<(), WriteError> {
+    /// False when the lease was lost: what is below `prefix` may be somebody else's by now.
+    async fn delete_below(
+        &self,
+        key: &LeaseKey,
+        token: &str,
+        prefix: &str,
+        mark: &str,
+    ) -> Result<bool, WriteError> {
         let listed = self.store.list(prefix).await?;
         let keys = listed.into_iter().map(|own| own.key);
-        self.delete_all(keys.filter(|key| key != mark).collect())
-            .await?;
-        self.delete_all(vec![mark.to_owned()]).await
+        let keys: Vec<String> = keys.filter(|key| key != mark).collect();
+        for batch in keys.chunks(BATCH) {
+            let end = self.clock.now() + DELETING;
+            if !self.lease.renew(key, token, "deleting", end).await? {
+                return Ok(false);
+            }
+            self.delete(batch).await?;
+        }
+        self.delete(&[mark.to_owned()]).await?;
+        Ok(true)
     }
 
-    async fn delete_all(&self, keys: Vec<String>) -> Result<(), WriteError> {
+    async fn delete(&self, keys: &[String]) -> Result<(), WriteError> {
         let objects: Vec<ObjectRef> = keys
-            .into_iter()
+            .iter()
             .map(|key| ObjectRef {
-                key,
+                key: key.clone(),
                 version_id: None,
             })
             .collect();
-        for batch in objects.chunks(BATCH) {
-            self.store.delete(batch).await?;
-        }
-        Ok(())
+        Ok(self.store.delete(&objects).await?)
     }
 }

@@ -367,6 +367,20 @@ impl World {
         }
     }
 
+    /// The dust settles: deadlines pass, and the sweeper is given the time it needs.
+    async fn settle(&self) {
+        for _ in 0..200 {
+            tokio::time::sleep(Duration::from_secs(20)).await;
+            let _ = self.versions.recover(&self.project).await;
+            let head = self.versions.head(&self.project).await;
+            if self.queue.depth().await.unwrap() == (0, 0)
+                && head.is_ok_and(|head| head.is_none_or(|head| head.pending.is_empty()))
+            {
+                break;
+            }
+        }
+    }
+
     /// I3: what a published version holds never changes.
     async fn look(&self, version: &Version) -> Result<(), WriteError> {
         let Some((state, _)) = self.versions.state(&self.project, version).await? else {
@@ -433,20 +447,7 @@ async fn run(seed: u64) -> usize {
     for writer in running.drain(..) {
         writer.await.unwrap();
     }
-    // The dust settles: deadlines pass, and the sweeper is given the time it needs.
-    for _ in 0..200 {
-        tokio::time::sleep(Duration::from_secs(20)).await;
-        let _ = world.versions.recover(&world.project).await;
-        if world.queue.depth().await.unwrap() == (0, 0)
-            && world
-                .versions
-                .head(&world.project)
-                .await
-                .is_ok_and(|head| head.is_none_or(|head| head.pending.is_empty()))
-        {
-            break;
-        }
-    }
+    world.settle().await;
     worker.abort();
     check(&world, &names).await
 }
@@ -510,8 +511,83 @@ async fn check(world: &World, names: &[Version]) -> usize {
     history.acknowledged.len()
 }
 
+/// Versions are deleted by somebody who may die in the middle of it: each stays whole, or goes whole.
+async fn run_removal(seed: u64) -> usize {
+    let world = Arc::new(World::new(seed));
+    let names: Vec<Version> = (0..3)
+        .map(|n| Version::new(format!("v{n}")).unwrap())
+        .collect();
+    let worker = tokio::spawn({
+        let world = world.clone();
+        async move { world.worker().await }
+    });
+    for writer in 1..4 {
+        world.writer(writer, &names).await;
+        world.settle().await;
+    }
+    let indexed = async |version: &Version| {
+        let state = calm(async || world.versions.state(&world.project, version).await).await;
+        state.is_some_and(|(state, _)| state.stage == Stage::Indexed)
+    };
+    let mut before = Vec::new();
+    for version in &names {
+        if indexed(version).await {
+            before.push(version.clone());
+        }
+    }
+    // The newest first: what is latest falls back.
+    for version in before.iter().rev().take(2) {
+        let _ = world.versions.remove(&world.project, version).await;
+    }
+    world.settle().await;
+    worker.abort();
+    let head = calm(async || world.versions.head(&world.project).await)
+        .await
+        .unwrap_or_default();
+    assert!(head.pending.is_empty(), "work stays: {:?}", head.pending);
+    let mut removed = 0;
+    let mut newest = None;
+    for version in &before {
+        let stays = indexed(version).await;
+        removed += usize::from(!stays);
+        let numbered = head.revisions.iter().find(|(_, (own, _))| own == version);
+        assert_eq!(stays, numbered.is_some(), "the revision of '{version}'");
+        newest = newest.max(numbered.map(|(number, _)| *number));
+        let prefix = keys::version_prefix(&world.project, version);
+        let files = calm(async || world.store.list(&prefix).await).await;
+        let files = files
+            .iter()
+            .filter(|own| keys::path_below(&prefix, &own.key).is_some());
+        assert_eq!(stays, files.count() > 0, "the files of '{version}'");
+    }
+    assert_eq!(
+        head.latest.map(|own| own.revision),
+        newest,
+        "what is latest"
+    );
+    removed
+}
+
+#[test]
+fn a_deletion_leaves_nothing_half_deleted() {
+    let (removed, runs) = seeds(run_removal);
+    assert!(
+        removed as u64 > runs / 4,
+        "hardly anything was removed: {removed}"
+    );
+}
+
 #[test]
 fn invariants_hold_under_random_interleavings() {
+    let (acknowledged, runs) = seeds(run);
+    assert!(
+        acknowledged as u64 > runs / 4,
+        "hardly anything was written: {acknowledged}"
+    );
+}
+
+/// The sum of what the runs of many seeds count, and how many runs.
+fn seeds<F: Future<Output = usize>>(run: impl Fn(u64) -> F) -> (usize, u64) {
     let first: u32 = std::env::var("ARTIFACTDB_TEST_SEED")
         .ok()
         .and_then(|n| n.parse().ok())
@@ -521,7 +597,7 @@ fn invariants_hold_under_random_interleavings() {
         .and_then(|n| n.parse().ok())
         .unwrap_or(400);
     println!("seeds {first} and the {count} that follow");
-    let mut acknowledged = 0;
+    let mut counted = 0;
     for seed in (0..count).map(|n| u64::from(first) + n) {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
@@ -536,16 +612,13 @@ fn invariants_hold_under_random_interleavings() {
             })
         }));
         match outcome {
-            Ok(count) => acknowledged += count,
+            Ok(count) => counted += count,
             Err(cause) => {
                 println!("seed {seed} breaks an invariant");
                 std::panic::resume_unwind(cause);
             }
         }
     }
-    println!("{count} runs, {acknowledged} versions acknowledged");
-    assert!(
-        acknowledged as u64 > count / 4,
-        "hardly anything was written: {acknowledged}"
-    );
+    println!("{count} runs, {counted} versions");
+    (counted, count)
 }

@@ -247,7 +247,17 @@ async fn a_version_is_deleted_by_uploaders() {
     let (status, accepted) = server.call(Method::DELETE, path, &token, None).await;
     assert_eq!(status.as_u16(), 202);
     assert_eq!(server.wait(&accepted).await["status"], "SUCCESS");
-    // The name is free again.
+    // The newest goes, and what is latest falls back; then the name is free again.
+    let newest = "/projects/open/version/latest";
+    let files = table("b.csv", "b\n3\n", "tiger", 9);
+    let public = json!({"read_access": "public"});
+    server.upload("open", "3", &files, &public).await;
+    assert_eq!(server.download("open:b.csv@latest", "").await.1, b"b\n3\n");
+    let (_, accepted) = server.call(Method::DELETE, newest, &token, None).await;
+    assert_eq!(server.wait(&accepted).await["status"], "SUCCESS");
+    assert_eq!(server.download("open:b.csv@latest", "").await.1, b"b\n2\n");
+    let (_, versions) = server.anonymous("/projects/open/versions").await;
+    assert_eq!(versions["latest"]["_extra.version"], "2", "{versions}");
     let files = table("b.csv", "b\n2\n", "lion", 9);
     server
         .upload("open", "1", &files, &json!({"read_access": "public"}))
