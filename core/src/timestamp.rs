@@ -21,6 +21,22 @@ const UNITS: [(&str, i64); 8] = [
 ];
 const YEAR: i64 = 365 * 86_400;
 
+/// Parses a period such as `30m`, `12h`, `14d` or `2w`; `None` when it is none, or is negative.
+pub fn parse_period(text: &str) -> Option<SignedDuration> {
+    let at = text.len().checked_sub(1)?;
+    let (count, unit) = text.split_at_checked(at)?;
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        "d" => 86_400,
+        "w" => 604_800,
+        _ => return None,
+    };
+    let count: u32 = count.parse().ok()?;
+    Some(SignedDuration::from_secs(i64::from(count) * seconds))
+}
+
 /// Parses `in 2 days`, `3 hours`, a number of seconds, or an absolute date (CONTRACT section 4.1;
 /// a month is 30 days, a year 365). `None` when it is none of these or out of range.
 pub fn parse_moment(text: &str, now: Timestamp) -> Option<Timestamp> {
@@ -96,6 +112,25 @@ pub fn parse_date(text: &str) -> Option<(Timestamp, Timestamp)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn periods() {
+        let seconds = |text| parse_period(text).map(|own| own.as_secs());
+        for (text, wanted) in [
+            ("90s", Some(90)),
+            ("12h", Some(43_200)),
+            ("14d", Some(1_209_600)),
+            ("2w", Some(1_209_600)),
+            ("0s", Some(0)),
+            ("", None),
+            ("d", None),
+            ("-1d", None),
+            ("1é", None),
+            ("99999999999w", None),
+        ] {
+            assert_eq!(seconds(text), wanted, "{text}");
+        }
+    }
 
     #[test]
     fn moments() {

@@ -11,6 +11,7 @@ use artifactdb_core::clock::{Clock, SystemClock};
 use artifactdb_core::config::InstanceConfig;
 use artifactdb_core::connect::{SecretFiles, Servers, connect, read_config};
 use artifactdb_core::search::elasticsearch::Standing;
+use artifactdb_core::timestamp::parse_period;
 use artifactdb_core::versions::Purged;
 use artifactdb_indexer::{
     Event, Indexer, RebuildOptions, Rehearsal, Shard, purge_stale, rebuild, rehearse, sweep,
@@ -146,19 +147,7 @@ enum Command {
 }
 
 fn parse_age(text: &str) -> Result<SignedDuration, String> {
-    let fail = || format!("'{text}' is no duration such as 12h or 14d");
-    let unit = text.chars().next_back().ok_or_else(fail)?;
-    let seconds = match unit {
-        's' => 1,
-        'm' => 60,
-        'h' => 3600,
-        'd' => 86_400,
-        'w' => 604_800,
-        _ => return Err(fail()),
-    };
-    let count: i64 = text[..text.len() - 1].parse().map_err(|_| fail())?;
-    let seconds = count.checked_mul(seconds).filter(|own| *own >= 0);
-    seconds.map(SignedDuration::from_secs).ok_or_else(fail)
+    parse_period(text).ok_or_else(|| format!("'{text}' is no period such as 12h or 14d"))
 }
 
 fn parse_shard(text: &str) -> Result<Shard, String> {

@@ -109,16 +109,8 @@ impl Applier {
         // Pods that are replaced just now still mount what they had.
         let rolls = applied.writes > 0;
         for ((kind, name), child) in children {
-            let wanted = objects
-                .iter()
-                .any(|object| object.kind == *kind && object.name == *name);
-            if wanted
-                || !is_controlled_by(child, owner)
-                || child.metadata.deletion_timestamp.is_some()
-                || *kind == ChildKind::Secret
-                || (rolls && *kind == ChildKind::ConfigMap)
-                || !prunes(*kind, child)
-            {
+            let goes = is_unwanted(objects, *kind, child, owner) && prunes(*kind, child);
+            if !goes || (rolls && *kind == ChildKind::ConfigMap) {
                 continue;
             }
             applied.writes += 1;
@@ -195,7 +187,7 @@ impl Applier {
         live: Option<&Child>,
     ) -> Result<bool, kube::Error> {
         let api = child_api(&world.client, Some(namespace), object.kind);
-        let mut body = object.to_apply();
+        let mut body = to_write(object, live.and_then(|live| live.spec.replicas));
         let written = match object.mode {
             Mode::Create => {
                 if object.kind == ChildKind::Secret {
@@ -224,12 +216,6 @@ impl Applier {
                 }
             }
             _ => {
-                if object.scaled
-                    && let Some(replicas) = live.and_then(|live| live.spec.replicas)
-                    && replicas > 0
-                {
-                    body["spec"]["replicas"] = json!(replicas);
-                }
                 // What is there and not known to be ours is not taken by force.
                 let mut parameters = PatchParams::apply(MANAGER);
                 parameters.force = live.is_some();
@@ -256,12 +242,35 @@ impl Applier {
             state: state(&written),
         };
         self.marks.lock().insert(uid, mark);
-        world.children.learn(object.kind, written);
+        world.learn(object.kind, written);
         Ok(true)
     }
 }
 
-fn taken(object: &Object) -> Problem {
+/// What is sent to the API server; `replicas` are those that an autoscaler has come to.
+pub fn to_write(object: &Object, replicas: Option<i32>) -> Value {
+    let mut body = object.to_apply();
+    if object.scaled
+        && let Some(replicas) = replicas.filter(|own| *own > 0)
+    {
+        body["spec"]["replicas"] = json!(replicas);
+    }
+    body
+}
+
+/// Whether a child of `owner` is none of `objects` any more. Secrets are kept, whatever is wanted.
+pub fn is_unwanted(objects: &[Object], kind: ChildKind, child: &Child, owner: &str) -> bool {
+    let wanted = objects
+        .iter()
+        .any(|object| object.kind == kind && object.name == child.name());
+    !wanted
+        && kind != ChildKind::Secret
+        && is_controlled_by(child, owner)
+        && child.metadata.deletion_timestamp.is_none()
+}
+
+/// A name that is somebody else's.
+pub fn taken(object: &Object) -> Problem {
     Problem {
         reason: "NameTaken",
         message: format!(

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use artifactdb_core::timestamp::parse_period;
 use artifactdb_crds::ArtifactDB;
 use artifactdb_crds::instance::{ArtifactDBStatus, DeletionPolicy};
 use jiff::Timestamp;
@@ -17,8 +18,8 @@ use crate::gather::{access, gather};
 use crate::names::{CLEANUP_TIMEOUT, FINALIZER, MANAGER};
 use crate::object::ChildKind;
 use crate::operator::{Operator, ReconcileError, jittered};
-use crate::plan::{IndexState, Outcome, parse_duration, plan};
-use crate::render::render;
+use crate::plan::{IndexState, Outcome, plan};
+use crate::render::{may_go, render};
 use crate::status::{dated, of_instance, stated, transitions};
 use crate::tell::undecodable;
 use crate::world::{Guard, World, child_api};
@@ -95,9 +96,7 @@ pub async fn reconcile(
                     &uid,
                     &objects,
                     &observed.children,
-                    |kind, child| {
-                        kind != ChildKind::Job || crate::render::is_superseded(child, &hash)
-                    },
+                    |kind, child| may_go(kind, child, &hash),
                 )
                 .await?;
             unapplied = applied.problems;
@@ -258,7 +257,8 @@ async fn give_up_or_wait(
     let patience = instance
         .annotations()
         .get(CLEANUP_TIMEOUT)
-        .and_then(|text| parse_duration(text))
+        .and_then(|text| parse_period(text))
+        .and_then(|period| u64::try_from(period.as_secs()).ok())
         .unwrap_or(CLEANUP);
     let since = instance
         .metadata

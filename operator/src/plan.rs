@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use artifactdb_core::config::{InstanceConfig, SchemaItem, SchemasConfig};
 use artifactdb_core::search::elasticsearch::{Standing, TemplateStanding};
+use artifactdb_core::timestamp::parse_period;
 use artifactdb_crds::resolve::Assembled;
 use artifactdb_crds::schedule::BuiltinTask;
 use artifactdb_crds::{ArtifactDB, ArtifactPlugin, ArtifactSchedule};
@@ -405,31 +406,12 @@ fn plugins(observed: &Observed, problems: &mut Vec<Problem>) -> Vec<ArtifactPlug
 
 fn check_durations(instance: &ArtifactDB) -> Option<Problem> {
     let stale = instance.spec.retention.stale_after.as_ref()?;
-    parse_duration(stale).is_none().then(|| Problem {
+    parse_period(stale).is_none().then(|| Problem {
         reason: "InvalidSpec",
         message: format!(
             "field 'spec.retention.staleAfter': '{stale}' is no duration such as '12h' or '14d'"
         ),
     })
-}
-
-/// Seconds of `90s`, `10m`, `12h`, `14d` or `2w`.
-pub fn parse_duration(text: &str) -> Option<u64> {
-    let split = text
-        .len()
-        .checked_sub(1)
-        .filter(|at| text.is_char_boundary(*at))?;
-    let (number, unit) = text.split_at(split);
-    let number: u64 = number.parse().ok()?;
-    let unit = match unit {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        "d" => 86_400,
-        "w" => 604_800,
-        _ => return None,
-    };
-    number.checked_mul(unit)
 }
 
 fn index_plan(observed: &Observed, mapping_hash: String) -> IndexPlan {

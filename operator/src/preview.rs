@@ -15,12 +15,13 @@ use serde_json::{Value, json};
 use similar::TextDiff;
 use thiserror::Error;
 
+use crate::apply::{is_unwanted, taken, to_write};
 use crate::gather::{Reading, gather_with};
 use crate::names::MANAGER;
 use crate::object::{ChildKind, Mode, Object};
 use crate::offline::NO_UID;
 use crate::plan::{Outcome, Problem, Step, plan};
-use crate::render::{Context, Images, is_superseded, render};
+use crate::render::{Context, Images, may_go, render};
 use crate::world::{World, api};
 
 /// How long the caches may take to fill.
@@ -53,7 +54,7 @@ pub struct Preview {
     pub engine: Vec<String>,
     /// Why the engine could not be looked at.
     pub engine_away: Option<String>,
-    /// Why the instance would be refused.
+    /// Why the instance, or a part of it, would be refused.
     pub refused: Vec<Problem>,
 }
 
@@ -151,18 +152,17 @@ async fn of_instance(
     };
     let objects = render(&planned, &context);
     for object in &objects {
+        let live = world.children.get(object.kind, &namespace, &object.name);
+        if live.is_some_and(|live| !live.is_owned_by(&uid)) {
+            found.refused.push(taken(object));
+            continue;
+        }
         let change = of_object(world, &namespace, object).await?;
         found.changes.extend(change);
     }
     let hash = &planned.index.mapping_hash;
     for ((kind, child_name), child) in &observed.children {
-        let wanted = objects
-            .iter()
-            .any(|own| own.kind == *kind && own.name == *child_name);
-        let goes = *kind != ChildKind::Secret
-            && child.is_owned_by(&uid)
-            && (*kind != ChildKind::Job || is_superseded(child, hash));
-        if !wanted && goes {
+        if is_unwanted(&objects, *kind, child, &uid) && may_go(*kind, child, hash) {
             let live = read(world, &namespace, *kind, child_name).await?;
             let text = unified(*kind, child_name, live.as_ref(), None);
             found.changes.extend(text);
@@ -196,13 +196,10 @@ async fn of_object(
         let made = live.is_none().then(|| object.to_apply());
         return Ok(made.and_then(|own| unified(object.kind, &object.name, None, Some(&own))));
     }
-    let mut body = object.to_apply();
-    let replicas = live.as_ref().map(|live| &live["spec"]["replicas"]);
-    if object.scaled
-        && let Some(replicas) = replicas.and_then(Value::as_i64).filter(|own| *own > 0)
-    {
-        body["spec"]["replicas"] = json!(replicas);
-    }
+    let replicas = live
+        .as_ref()
+        .and_then(|live| live["spec"]["replicas"].as_i64());
+    let body = to_write(object, replicas.and_then(|own| i32::try_from(own).ok()));
     let api: Api<DynamicObject> =
         Api::namespaced_with(world.client.clone(), namespace, &object.kind.resource());
     let parameters = PatchParams {
@@ -277,7 +274,9 @@ fn told(kind: ChildKind, own: &Value) -> Value {
             meta.remove(name);
         }
     }
-    sorted(&own)
+    // Order is no difference.
+    own.sort_all_objects();
+    own
 }
 
 /// As the API server gives resources back: members of what has no schema come by name.
@@ -285,7 +284,9 @@ fn as_stored<K: Serialize + DeserializeOwned>(
     all: &[(Origin, K)],
 ) -> Result<Vec<(Origin, K)>, PreviewError> {
     let stored = |own: &K| -> Result<K, serde_json::Error> {
-        serde_json::from_value(sorted(&serde_json::to_value(own)?))
+        let mut value = serde_json::to_value(own)?;
+        value.sort_all_objects();
+        serde_json::from_value(value)
     };
     all.iter()
         .map(|(origin, own)| {
@@ -293,23 +294,4 @@ fn as_stored<K: Serialize + DeserializeOwned>(
             Ok((origin.clone(), own))
         })
         .collect()
-}
-
-/// Members by name, so that order is no difference.
-fn sorted(value: &Value) -> Value {
-    match value {
-        Value::Object(members) => {
-            let sorted: BTreeMap<&String, Value> = members
-                .iter()
-                .map(|(name, value)| (name, sorted(value)))
-                .collect();
-            sorted
-                .into_iter()
-                .map(|(name, value)| (name.clone(), value))
-                .collect::<serde_json::Map<_, _>>()
-                .into()
-        }
-        Value::Array(items) => items.iter().map(sorted).collect(),
-        other => other.clone(),
-    }
 }

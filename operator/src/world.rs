@@ -487,6 +487,17 @@ impl World {
         });
     }
 
+    /// Takes in what the API server answered to a write of ours. The watch tells it again, as an echo
+    /// that wakes nobody: who waits for it is woken now.
+    pub fn learn(&self, kind: ChildKind, child: Child) {
+        let waited_for = (kind == ChildKind::CronJob).then(|| child.clone());
+        self.children.learn(kind, child);
+        if let Some(child) = waited_for {
+            let namespace = child.metadata.namespace.as_deref().unwrap_or_default();
+            self.wake_namers(namespace, &child);
+        }
+    }
+
     /// Wakes the plugin or schedule that a CronJob was rendered for.
     fn wake_namers(&self, namespace: &str, child: &Child) {
         let Some(source) = child.annotation(SOURCE) else {

@@ -89,18 +89,9 @@ fn without_empty(value: &Value) -> Value {
 }
 
 fn sorted(value: &Value) -> Value {
-    match value {
-        Value::Object(members) => {
-            let mut names: Vec<_> = members.keys().cloned().collect();
-            names.sort();
-            let pairs = names
-                .iter()
-                .map(|name| (name.clone(), sorted(&members[name])));
-            pairs.collect::<serde_json::Map<_, _>>().into()
-        }
-        Value::Array(items) => items.iter().map(sorted).collect(),
-        other => other.clone(),
-    }
+    let mut value = value.clone();
+    value.sort_all_objects();
+    value
 }
 
 /// A misspelt field would be dropped without a word.

@@ -207,3 +207,28 @@ async fn what_is_no_longer_wanted_goes() {
     // The key that was made once is there still.
     assert!(server.get("secrets", "typical-signing")["data"]["key"].is_string());
 }
+
+/// The watch tells of a CronJob of ours as an echo of the write, which is passed over: the write itself
+/// has to wake the plugin that waits for it.
+#[tokio::test]
+async fn who_waits_for_a_cron_job_is_woken_by_its_write() {
+    let server = cluster();
+    let plugin = json!({
+        "apiVersion": "artifactdb.io/v1alpha1", "kind": "ArtifactPlugin",
+        "metadata": {"name": "waits"},
+        "spec": {"image": "registry.example.org/plugin:1"},
+    });
+    server.put("artifactplugins", plugin);
+    let client = server.client();
+    let (world, mut queues) = World::watch(client.clone(), None);
+    world.ready().await;
+    while queues.plugins.try_recv().is_ok() {}
+    let operator = Operator::new(world.clone(), client, Images::of_release(), "test");
+    let operator = Arc::new(operator);
+    for guard in world.instances.state() {
+        instance::reconcile(guard, operator.clone()).await.unwrap();
+    }
+    assert!(server.get("cronjobs", "typical-plugin-waits").is_object());
+    let woken = queues.plugins.try_recv().unwrap();
+    assert_eq!(woken.name, "waits");
+}

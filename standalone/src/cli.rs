@@ -9,6 +9,7 @@ use artifactdb::client::{self, Api, ClientError, Printer};
 use artifactdb::render::{self, RenderOptions};
 use artifactdb::secrets::Secrets;
 use artifactdb::serve::{self, ServeOptions};
+use artifactdb_core::timestamp::parse_period;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use jiff::SignedDuration;
 use serde_json::{Value, json};
@@ -113,7 +114,7 @@ struct TokenArgs {
     #[arg(long = "role")]
     roles: Vec<String>,
     /// How long it is good for, such as 30m, 1h or 7d.
-    #[arg(long, default_value = "1h", value_parser = parse_duration)]
+    #[arg(long, default_value = "1h", value_parser = parse_lifetime)]
     expires: SignedDuration,
 }
 
@@ -282,22 +283,13 @@ struct SampleArgs {
     cargo_metadata: Option<PathBuf>,
 }
 
-fn parse_duration(text: &str) -> Result<SignedDuration, String> {
-    let fail = || format!("'{text}' is not a duration such as 30m, 1h or 7d");
-    let unit = text.chars().next_back().ok_or_else(fail)?;
-    let (digits, seconds) = match unit {
-        's' => (&text[..text.len() - 1], 1),
-        'm' => (&text[..text.len() - 1], 60),
-        'h' => (&text[..text.len() - 1], 3600),
-        'd' => (&text[..text.len() - 1], 86_400),
-        _ => (text, 1),
-    };
-    let count: i64 = digits.parse().map_err(|_| fail())?;
-    let seconds = count
-        .checked_mul(seconds)
-        .filter(|s| *s > 0)
-        .ok_or_else(fail)?;
-    Ok(SignedDuration::from_secs(seconds))
+/// A period, or a bare number of seconds.
+fn parse_lifetime(text: &str) -> Result<SignedDuration, String> {
+    let seconds = || text.parse::<u32>().ok();
+    parse_period(text)
+        .or_else(|| Some(SignedDuration::from_secs(seconds()?.into())))
+        .filter(|period| !period.is_zero())
+        .ok_or_else(|| format!("'{text}' is not a duration such as 30m, 1h or 7d"))
 }
 
 /// Runs a command; the exit code is the process's.

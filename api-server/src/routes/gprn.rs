@@ -18,16 +18,15 @@ use serde_json::{Value, json};
 
 use super::files::find;
 use crate::App;
-use crate::access::HOPS;
 use crate::auth::Identity;
 use crate::error::{ApiError, ApiResult};
 use crate::extract::{Body, Params, TextPath};
 
-/// Names below one at the most.
+/// Names below one, and links of one, at the most.
 const CHILDREN_MAX: usize = 250;
-/// Names of one request at the most, and how many are looked up at once.
+/// Names of one request at the most, and how many of anything are looked up at once.
 const BULK_MAX: usize = 1000;
-const BULK_AT_ONCE: usize = 16;
+const AT_ONCE: usize = 16;
 
 impl From<GprnError> for ApiError {
     fn from(error: GprnError) -> Self {
@@ -206,7 +205,7 @@ pub async fn bulk_permissions(
             let allowed = readable(app, identity, &target).await?;
             ApiResult::Ok(json!({"gprn": name, "allowed": allowed}))
         })
-        .buffered(BULK_AT_ONCE)
+        .buffered(AT_ONCE)
         .try_collect()
         .await?;
     let all = answers.iter().all(|own| own["allowed"] == true);
@@ -337,15 +336,18 @@ pub(crate) async fn locate(
             (key, Some((&id.project, version, Some(&id.path))))
         }
     };
-    let mut links = Value::Null;
+    let (mut links, mut more) = (Value::Null, false);
     if !params.flag("skip_links")?
         && let Some((project, version, path)) = version
         && let Some(view) = app.view(identity, project, &version).await?
     {
-        links = linked(app, identity, project, &version, path, &view).await?;
+        (links, more) = linked(app, identity, project, &version, path, &view).await?;
     }
     let mut body = location(app, &key);
     body["links"] = links;
+    if more {
+        body["partial_results"] = json!(true);
+    }
     body["region"] = json!(app.config.storage.first().map(|own| &own.region));
     Ok(Json(body))
 }
@@ -358,8 +360,8 @@ fn as_named(version: &VersionRef) -> Option<Version> {
     }
 }
 
-/// What the links of a version, or the one of a file, lead to, as far as the caller may read that;
-/// null where there are none.
+/// What the links of a version, or the one of a file, lead to, as far as the caller may read that,
+/// and whether there are more than are told; null where there are none.
 async fn linked(
     app: &App,
     identity: &Identity,
@@ -367,30 +369,39 @@ async fn linked(
     version: &Version,
     path: Option<&FilePath>,
     view: &VersionView,
-) -> ApiResult<Value> {
-    let mut all = Vec::new();
-    for own in view.manifest.links.keys() {
-        if path.is_some_and(|path| path != own) {
-            continue;
-        }
-        let id = ArtifactId {
-            project: project.clone(),
-            path: own.clone(),
-            version: version.clone(),
-        };
-        let target = app.follow(identity, &id).await?;
-        if let Some((target, _)) = target {
-            all.push(json!({
-                "key": keys::file(&id),
-                "location": location(app, &keys::file(&target)),
-            }));
-        }
-        if all.len() >= CHILDREN_MAX * HOPS {
-            break;
-        }
-    }
-    Ok(match all.is_empty() {
-        true => Value::Null,
-        false => json!(all),
+) -> ApiResult<(Value, bool)> {
+    let wanted = |own: &&FilePath| path.is_none_or(|path| path == *own);
+    let mut paths: Vec<FilePath> = view
+        .manifest
+        .links
+        .keys()
+        .filter(wanted)
+        .take(CHILDREN_MAX + 1)
+        .cloned()
+        .collect();
+    let more = paths.len() > CHILDREN_MAX;
+    paths.truncate(CHILDREN_MAX);
+    let found: Vec<Option<Value>> = futures::stream::iter(paths)
+        .map(|path| async move {
+            let id = ArtifactId {
+                project: project.clone(),
+                path,
+                version: version.clone(),
+            };
+            let target = app.follow(identity, &id).await?;
+            ApiResult::Ok(target.map(|(target, _)| {
+                json!({
+                    "key": keys::file(&id),
+                    "location": location(app, &keys::file(&target)),
+                })
+            }))
+        })
+        .buffered(AT_ONCE)
+        .try_collect()
+        .await?;
+    let found: Vec<Value> = found.into_iter().flatten().collect();
+    Ok(match found.is_empty() {
+        true => (Value::Null, more),
+        false => (json!(found), more),
     })
 }

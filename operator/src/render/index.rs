@@ -136,8 +136,11 @@ pub fn purge_stale(instance: &ArtifactDB) -> Vec<String> {
     command
 }
 
-/// Whether a Job of the operator's may go: it is about a mapping that nobody wants any more. One
-/// about the wanted mapping ends by itself, and its time to live takes it away.
-pub fn is_superseded(child: &crate::object::Child, mapping_hash: &str) -> bool {
+/// Whether a child that is not rendered may go. A Job does once it is about a mapping that nobody
+/// wants any more; one about the wanted mapping ends by itself, and its time to live takes it away.
+pub fn may_go(kind: ChildKind, child: &crate::object::Child, mapping_hash: &str) -> bool {
+    if kind != ChildKind::Job {
+        return true;
+    }
     child.annotation(crate::names::MAPPING).is_some() && !is_about(child, mapping_hash)
 }

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use artifactdb_crds::common::Resources;
 use serde_json::{Value, json};
 
-pub use index::{is_superseded, purge_stale};
+pub use index::{may_go, purge_stale};
 pub use template::{merge, misfit};
 
 use crate::names::{APPLIED, COMPONENT, INSTANCE, MANAGED_BY, MANAGER, NAME};

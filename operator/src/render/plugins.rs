@@ -1,6 +1,7 @@
 //! Plugins and schedules of an instance as CronJobs. A plugin's starts nothing by itself: the event
 //! dispatcher, a schedule and a person (`kubectl create job --from=cronjob/…`) start its Jobs.
 
+use artifactdb_core::timestamp::parse_period;
 use artifactdb_crds::plugin::ArtifactPluginSpec;
 use artifactdb_crds::schedule::ArtifactScheduleSpec;
 use artifactdb_crds::{ArtifactPlugin, ArtifactSchedule};
@@ -11,7 +12,7 @@ use super::index::NEVER;
 use super::{Rendering, container_security, merge, pod_security, resources, template};
 use crate::names::{SOURCE, cron_job};
 use crate::object::{ChildKind, Object};
-use crate::plan::{Runs, parse_duration};
+use crate::plan::Runs;
 
 /// Seconds that a finished Job stays.
 const KEPT: u32 = 86_400;
@@ -137,8 +138,8 @@ impl Rendering<'_> {
             "ttlSecondsAfterFinished": KEPT,
             "template": pod,
         });
-        if let Some(seconds) = spec.timeout.as_deref().and_then(parse_duration) {
-            job["activeDeadlineSeconds"] = json!(seconds);
+        if let Some(period) = spec.timeout.as_deref().and_then(parse_period) {
+            job["activeDeadlineSeconds"] = json!(period.as_secs());
         }
         json!({"metadata": {"labels": self.labels("plugin")}, "spec": job})
     }
