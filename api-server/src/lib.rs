@@ -26,6 +26,7 @@ use std::time::Duration;
 use artifactdb_core::cache::SharedCache;
 use artifactdb_core::config::InstanceConfig;
 use artifactdb_core::search::Search;
+use artifactdb_core::sequence::{Sequence, SequenceError};
 use artifactdb_core::versions::Versions;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -35,10 +36,13 @@ use jsonschema::Validator;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::TimeoutLayer;
 
-use auth::{KeyError, StaticKey, Verifier};
+use auth::{Groups, KeyError, StaticKey, Verifier};
 use observe::Metrics;
 use recent::RecentDocuments;
-use routes::{files, gprn, info, jobs, locks, permissions, projects, schemas, search, uploads};
+use routes::{
+    files, gprn, index, info, jobs, locks, maintenance, permissions, projects, schemas, search,
+    sequences, tasks, uploads,
+};
 use signer::Signer;
 use storage::Switch;
 
@@ -53,15 +57,29 @@ const UPLOAD_BODY_MAX: usize = 24 * 1024 * 1024;
 /// Longest time that a request may take; completions of very large versions need it.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(300);
 
+/// What nobody else may know. It is the same in every replica.
+#[derive(Default)]
+pub struct Secrets {
+    /// Keys that verify tokens without a provider.
+    pub static_keys: Vec<StaticKey>,
+    /// Signs URLs, cursors and job ids.
+    pub signing_key: Vec<u8>,
+    /// By which automation acts as an administrator; absent: nobody does.
+    pub service_key: Option<Vec<u8>>,
+}
+
 /// What the handlers work with: the instance on one of its storages.
 pub struct App {
     pub config: Arc<InstanceConfig>,
     pub versions: Arc<Versions>,
     pub search: Arc<dyn Search>,
     verifier: Arc<Verifier>,
+    groups: Option<Arc<Groups>>,
+    service_key: Option<Arc<[u8]>>,
     signer: Signer,
     validators: Arc<HashMap<String, Validator>>,
     documents: RecentDocuments,
+    sequences: Arc<Vec<Sequence>>,
     metrics: Arc<Metrics>,
     stopping: Arc<AtomicBool>,
     /// The instance on its further storages, behind the default one.
@@ -74,17 +92,17 @@ pub enum StartError {
     Key(#[from] KeyError),
     #[error("schema '{name}' cannot be used: {problem}")]
     Schema { name: String, problem: String },
+    #[error(transparent)]
+    Sequence(#[from] SequenceError),
 }
 
 impl App {
-    /// `signing_key` is secret and the same in every replica; `shared` is what they remember
-    /// together, where there is more than one.
+    /// `shared` is what the replicas remember together, where there is more than one.
     pub fn new(
         config: Arc<InstanceConfig>,
         versions: Arc<Versions>,
         search: Arc<dyn Search>,
-        static_keys: &[StaticKey],
-        signing_key: &[u8],
+        secrets: &Secrets,
         shared: Option<Arc<dyn SharedCache>>,
     ) -> Result<Self, StartError> {
         let mut validators = HashMap::new();
@@ -97,10 +115,19 @@ impl App {
             validators.insert(item.name(), validator);
         }
         Ok(Self {
-            verifier: Arc::new(Verifier::new(&config.auth, static_keys, shared)?),
-            signer: Signer::new(signing_key),
+            verifier: Arc::new(Verifier::new(&config.auth, &secrets.static_keys, shared)?),
+            groups: config
+                .auth
+                .groups
+                .as_ref()
+                .map(Groups::new)
+                .transpose()?
+                .map(Arc::new),
+            service_key: secrets.service_key.as_deref().map(Arc::from),
+            signer: Signer::new(&secrets.signing_key),
             validators: Arc::new(validators),
             documents: RecentDocuments::new(config.elasticsearch.is_some()),
+            sequences: Arc::new(Sequence::all(&config.sequences)?),
             metrics: Arc::new(Metrics::new()),
             stopping: Arc::default(),
             others: Vec::new(),
@@ -121,9 +148,12 @@ impl App {
         let alias = config.storage_alias().unwrap_or_default();
         let app = Self {
             verifier: self.verifier.clone(),
+            groups: self.groups.clone(),
+            service_key: self.service_key.clone(),
             signer: self.signer.derived(alias),
             validators: self.validators.clone(),
             documents: RecentDocuments::new(config.elasticsearch.is_some()),
+            sequences: self.sequences.clone(),
             metrics: self.metrics.clone(),
             stopping: self.stopping.clone(),
             others: Vec::new(),
@@ -159,6 +189,14 @@ fn routes(app: Arc<App>) -> Router {
         .route("/link/{*pair}", put(files::link))
         .route("/projects", get(projects::list))
         .route("/projects/lock", get(locks::all))
+        .route(
+            "/projects/upload",
+            post(sequences::provision_project).layer(DefaultBodyLimit::max(UPLOAD_BODY_MAX)),
+        )
+        .route(
+            "/projects/{project}/upload",
+            post(sequences::provision_version).layer(DefaultBodyLimit::max(UPLOAD_BODY_MAX)),
+        )
         .route("/projects/{project}/versions", get(projects::versions))
         .route("/projects/{project}/metadata", get(projects::metadata))
         .route(
@@ -205,17 +243,52 @@ fn routes(app: Arc<App>) -> Router {
                 .put(permissions::set_of_version)
                 .delete(permissions::delete_of_version),
         )
+        .route("/sequences", get(sequences::list))
+        .route("/sequences/sync", put(sequences::sync))
+        .route(
+            "/sequences/{project}/current_version",
+            get(sequences::current_version),
+        )
         .route("/gprn/permissions", post(gprn::bulk_permissions))
         .route("/gprn/{*name}", get(gprn::lookup))
         .route("/search", get(search::search))
         .route("/aggregate", get(search::aggregate))
         .route("/scroll/{id}", get(search::scroll))
-        .route("/jobs/{id}", get(jobs::job))
+        .route("/jobs/{id}", get(jobs::job).delete(jobs::cancel))
         .route("/schemas", get(schemas::types))
         .route("/schemas/{type}", get(schemas::versions))
         .route("/schemas/{type}/{version}", get(schemas::schema))
         .route("/schema/clients", get(schemas::clients))
-        .route("/schema/validate", post(schemas::validate));
+        .route("/schema/validate", post(schemas::validate))
+        .route("/schema/cache", delete(schemas::delete_cache))
+        .route("/index/build", put(index::build))
+        .route("/index/status", get(index::status))
+        .route("/index/settings", get(index::settings))
+        .route("/index/{alias}/inactive", delete(index::delete_inactive))
+        .route("/index/models/generate", put(index::generate_model))
+        .route("/index/models/sync", put(index::sync_model))
+        .route(
+            "/index/models/{alias}",
+            get(index::model).delete(index::delete_model),
+        )
+        .route("/index/mappings/{alias}", get(index::mapping))
+        .route("/index/aliases/sync", put(index::sync_aliases))
+        .route("/index/snapshot", put(index::take_snapshot))
+        .route("/index/snapshots", get(index::snapshots))
+        .route(
+            "/index/snapshots/{name}",
+            get(index::snapshot).delete(index::delete_snapshot),
+        )
+        .route("/tasks", get(tasks::list))
+        .route("/plugins", get(tasks::plugins))
+        .route("/task/run", put(tasks::run))
+        .route("/tasks/logs", get(tasks::logs))
+        .route("/task/logs/reset", put(tasks::reset_logs))
+        .route("/maintenance/status", get(maintenance::status))
+        .route(
+            "/maintenance/requests",
+            put(maintenance::request).delete(maintenance::take),
+        );
     routes
         .layer(DefaultBodyLimit::max(BODY_MAX))
         .with_state(app)

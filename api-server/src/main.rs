@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
-use artifactdb_api::App;
 use artifactdb_api::auth::StaticKey;
+use artifactdb_api::{App, Secrets};
 use artifactdb_core::clock::{Clock, SystemClock};
 use artifactdb_core::connect::{SecretFiles, connect, read_config};
 use clap::Parser;
@@ -109,7 +109,20 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
             signing_key.len()
         );
     }
-    let keys = static_keys(&secrets)?;
+    let service_key = secrets.text("service/key")?.map(String::into_bytes);
+    if service_key
+        .as_ref()
+        .is_some_and(|key| key.len() < SIGNING_KEY_MIN)
+    {
+        bail!(
+            "the secret file 'service/key' is shorter than {SIGNING_KEY_MIN} bytes; who can guess it is an administrator"
+        );
+    }
+    let own = Secrets {
+        static_keys: static_keys(&secrets)?,
+        signing_key,
+        service_key,
+    };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let mut storages = config.by_storage()?.into_iter();
     let config = storages.next().unwrap_or(config);
@@ -118,8 +131,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Arc::new(config),
         servers.versions,
         servers.search,
-        &keys,
-        &signing_key,
+        &own,
         Some(Arc::new(servers.redis)),
     )?;
     for config in storages {

@@ -6,7 +6,8 @@ use utoipa::OpenApi;
 use utoipa_swagger_ui::SwaggerUi;
 
 use crate::routes::{
-    files, gprn, info, jobs, locks, permissions, projects, schemas, search, uploads,
+    files, gprn, index, info, jobs, locks, maintenance, permissions, projects, schemas, search,
+    sequences, tasks, uploads,
 };
 
 #[derive(OpenApi)]
@@ -51,15 +52,44 @@ use crate::routes::{
         gprn::parents,
         gprn::permissions,
         gprn::bulk_permissions,
+        sequences::provision_project,
+        sequences::provision_version,
+        sequences::list,
+        sequences::sync,
+        sequences::current_version,
         search::search,
         search::aggregate,
         search::scroll,
         jobs::job,
+        jobs::cancel,
         schemas::types,
         schemas::versions,
         schemas::schema,
         schemas::clients,
         schemas::validate,
+        schemas::delete_cache,
+        index::build,
+        index::status,
+        index::settings,
+        index::delete_inactive,
+        index::model,
+        index::delete_model,
+        index::generate_model,
+        index::sync_model,
+        index::mapping,
+        index::sync_aliases,
+        index::take_snapshot,
+        index::snapshots,
+        index::snapshot,
+        index::delete_snapshot,
+        tasks::list,
+        tasks::plugins,
+        tasks::run,
+        tasks::logs,
+        tasks::reset_logs,
+        maintenance::status,
+        maintenance::request,
+        maintenance::take,
     )
 )]
 struct Description;

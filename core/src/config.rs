@@ -162,6 +162,9 @@ pub struct ElasticsearchConfig {
     /// Former indices that stay after a switch to a new one.
     #[serde(default = "one")]
     pub retained_indices: u32,
+    /// A repository that the engine knows; absent: snapshots cannot be asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot_repository: Option<String>,
 }
 
 fn one() -> u32 {
@@ -190,6 +193,19 @@ pub struct AuthConfig {
     pub well_known_primary: Option<String>,
     pub well_known_secondary: Vec<String>,
     pub audience: Option<String>,
+    /// Absent: users have no groups.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub groups: Option<GroupsConfig>,
+}
+
+/// A directory of groups.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct GroupsConfig {
+    /// Answers with the groups of `{user}`.
+    pub url_template: String,
+    /// Seconds that an answer is believed.
+    pub cache_seconds: u64,
 }
 
 impl Default for AuthConfig {
@@ -201,6 +217,7 @@ impl Default for AuthConfig {
             well_known_primary: None,
             well_known_secondary: Vec::new(),
             audience: None,
+            groups: None,
         }
     }
 }
@@ -249,10 +266,34 @@ impl SchemaItem {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SequenceConfig {
     pub prefix: String,
+    /// Absent: the prefix and nine digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<String>,
     #[serde(default)]
     pub default: bool,
     #[serde(default)]
     pub test: bool,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pools: Vec<PoolConfig>,
+}
+
+/// A range of numbers, both ends in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PoolConfig {
+    #[serde(rename = "type")]
+    pub kind: PoolKind,
+    pub from: u64,
+    pub to: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PoolKind {
+    /// Numbers are given out from it.
+    Provisioned,
+    /// Numbers in it are never given out.
+    Restricted,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]

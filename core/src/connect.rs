@@ -9,6 +9,7 @@
 //! | `elasticsearch-ca/ca.crt`, `redis-ca/ca.crt` | certificate authorities, PEM |
 //! | `redis/url` | the server's URL, with its password |
 //! | `signing/key` | what signs URLs, cursors and job ids; the same for every replica |
+//! | `service/key` | by which automation acts as an administrator |
 //! | `static-keys/*.json` | JSON Web Keys, or sets of them, that verify tokens |
 
 use std::path::{Path, PathBuf};
@@ -19,7 +20,7 @@ use thiserror::Error;
 
 use crate::clock::Clock;
 use crate::config::{InstanceConfig, StorageConfig};
-use crate::redis::{Redis, RedisLease, RedisQueue, RedisSetupError};
+use crate::redis::{Redis, RedisCounter, RedisLease, RedisQueue, RedisSetupError};
 use crate::search::elasticsearch::{
     Elasticsearch, EngineCredentials, EngineSetupError, IndexOptions,
 };
@@ -225,6 +226,7 @@ pub async fn connect(
         Arc::new(store),
         Arc::new(RedisLease::new(redis.clone(), clock.clone())),
         Arc::new(RedisQueue::new(redis.clone(), clock.clone())),
+        Arc::new(RedisCounter::new(redis.clone())),
         clock,
         Rules {
             mutable: config.versions.mutable,

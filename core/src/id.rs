@@ -156,6 +156,17 @@ impl Version {
         }
         Ok(Self(text))
     }
+
+    /// The version with this number as its name.
+    pub fn of_number(number: u64) -> Self {
+        Self(number.to_string())
+    }
+
+    /// The number that the name is, where it is a whole one of at most 18 digits.
+    pub fn number(&self) -> Option<u64> {
+        let digits = self.0.bytes().all(|byte| byte.is_ascii_digit());
+        (digits && self.0.len() <= 18).then(|| self.0.parse().ok())?
+    }
 }
 
 impl FilePath {

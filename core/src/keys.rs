@@ -9,6 +9,9 @@ pub const GLOBAL_PERMISSIONS: &str = "..meta/permissions.json";
 /// Where the instance keeps what belongs to no project.
 pub const INSTANCE_META: &str = "..meta";
 
+/// Requests for maintenance of the instance.
+pub const MAINTENANCE: &str = "..meta/maintenance.json";
+
 /// `<project>/`
 pub fn project_prefix(project: &Project) -> String {
     format!("{project}/")

@@ -1,8 +1,8 @@
 //! The domain of ArtifactDB and the doors to its back ends.
 //!
 //! Two halves. The pure one (`id`, `gprn`, `permissions`, `query`, `mapping`, `document`, `keys`,
-//! `config`, `upload`, `parts`, `state`, `causes`) computes and never performs IO. The other one holds the
-//! doors (`store`, `lease`, `queue`, `search`, `cache`, `clock`: traits, and behind the features
+//! `config`, `upload`, `parts`, `sequence`, `state`, `causes`) computes and never performs IO. The other
+//! one holds the doors (`store`, `lease`, `queue`, `counter`, `search`, `cache`, `clock`: traits, and behind the features
 //! `store`, `redis` and `search` the clients of real servers, which `connect` makes from a
 //! configuration) and the protocol that writes a version through them (`versions`). The pure half
 //! never imports the other. No HTTP server and no Kubernetes here.
@@ -17,6 +17,7 @@ pub mod mapping;
 pub mod parts;
 pub mod permissions;
 pub mod query;
+pub mod sequence;
 pub mod state;
 pub mod timestamp;
 pub mod upload;
@@ -25,6 +26,7 @@ pub mod cache;
 pub mod clock;
 #[cfg(all(feature = "store", feature = "redis", feature = "search"))]
 pub mod connect;
+pub mod counter;
 pub mod lease;
 pub mod queue;
 #[cfg(feature = "redis")]

@@ -32,6 +32,12 @@ pub enum Task {
         version: Version,
         epoch: Epoch,
     },
+    /// Write the documents of projects again, from the store; of all projects where none is named.
+    Reindex { projects: Vec<Project> },
+    /// Take a snapshot of the index.
+    Snapshot { repository: String, name: String },
+    /// Delete what was marked for that this long ago.
+    PurgeStale { older_than_seconds: u32 },
 }
 
 impl Priority {
@@ -39,11 +45,25 @@ impl Priority {
 }
 
 impl Task {
-    pub fn project(&self) -> &Project {
+    /// The project whose documents it changes; none where they may be any.
+    pub fn project(&self) -> Option<&Project> {
         match self {
             Task::Index { project, .. }
             | Task::Permissions { project, .. }
-            | Task::Remove { project, .. } => project,
+            | Task::Remove { project, .. } => Some(project),
+            Task::Reindex { .. } | Task::Snapshot { .. } | Task::PurgeStale { .. } => None,
+        }
+    }
+
+    /// What kind of task it is, as it is stored.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Task::Index { .. } => "index",
+            Task::Permissions { .. } => "permissions",
+            Task::Remove { .. } => "remove",
+            Task::Reindex { .. } => "reindex",
+            Task::Snapshot { .. } => "snapshot",
+            Task::PurgeStale { .. } => "purge-stale",
         }
     }
 }
@@ -135,6 +155,9 @@ pub trait Queue: Send + Sync {
 
     /// Tasks that were given up, newest first, at most `limit`.
     async fn dead(&self, limit: usize) -> Result<Vec<DeadLetter>, QueueError>;
+
+    /// Forgets the tasks that were given up.
+    async fn forget_dead(&self) -> Result<(), QueueError>;
 
     /// Tasks that wait, and tasks in hand.
     async fn depth(&self) -> Result<(usize, usize), QueueError>;

@@ -6,10 +6,12 @@
 
 use std::collections::BTreeMap;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::id::{ArtifactId, FilePath, Version};
+use crate::id::{ArtifactId, FilePath, Project, Version};
 use crate::permissions::Permissions;
 
 /// A point on the project's clock.
@@ -43,6 +45,17 @@ pub struct Head {
     /// Versions by their revision, for `NUM-3` in place of a version; and the epoch that took it.
     #[serde(default)]
     pub revisions: BTreeMap<u64, (Version, Epoch)>,
+    /// The highest version that was given out by its number.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub provisioned: u64,
+}
+
+#[allow(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "the signature that serde wants"
+)]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,6 +104,20 @@ impl Head {
             },
         );
         self.clock
+    }
+
+    /// Gives out the next version that is a whole number, above `listed` and all that are known.
+    pub fn provision(&mut self, listed: u64) -> Version {
+        self.provisioned = self.highest_number().max(listed) + 1;
+        Version::of_number(self.provisioned)
+    }
+
+    /// The highest version that is a whole number, given out or named by a caller; 0 without one.
+    pub fn highest_number(&self) -> u64 {
+        let completed = self.revisions.values().map(|(version, _)| version);
+        let begun = self.pending.values().map(|pending| &pending.version);
+        let numbers = completed.chain(begun).filter_map(Version::number);
+        numbers.max().unwrap_or(0).max(self.provisioned)
     }
 
     /// Gives the completion at `epoch` its revision, once. `None` when there is nothing to give
@@ -183,6 +210,21 @@ impl Head {
         true
     }
 
+    /// Records that what `epoch` brought is to stay: its documents, which say that it goes, are written
+    /// again. False when it does not expire, or has begun to.
+    pub fn keep(&mut self, epoch: Epoch) -> bool {
+        match self.pending.get_mut(&epoch) {
+            Some(pending) if pending.work == Work::Expire => {
+                pending.work = Work::Index;
+                pending.due = None;
+                true
+            }
+            // It is not indexed yet, or not complete: its state says all.
+            Some(pending) => matches!(pending.work, Work::Index | Work::Upload),
+            None => false,
+        }
+    }
+
     /// Closes the entry of `epoch`, whatever it is.
     pub fn close(&mut self, epoch: Epoch) -> bool {
         self.pending.remove(&epoch).is_some()
@@ -222,6 +264,36 @@ impl Head {
         self.clock += 1;
         self.permissions = self.clock;
         self.clock
+    }
+}
+
+/// The end of a transient version, as clients name it: `expires_job_id` (CONTRACT section 4.11).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expiry {
+    pub project: Project,
+    pub version: Version,
+    pub epoch: Epoch,
+}
+
+impl Expiry {
+    /// Project and version hold no slash, so the three parts are told apart again.
+    pub fn parse(text: &str) -> Option<Self> {
+        let decoded = URL_SAFE_NO_PAD.decode(text.strip_prefix("expire-")?).ok()?;
+        let text = String::from_utf8(decoded).ok()?;
+        let mut parts = text.split('/');
+        let own = Self {
+            project: Project::new(parts.next()?).ok()?,
+            version: Version::new(parts.next()?).ok()?,
+            epoch: parts.next()?.parse().ok()?,
+        };
+        parts.next().is_none().then_some(own)
+    }
+}
+
+impl std::fmt::Display for Expiry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let text = format!("{}/{}/{}", self.project, self.version, self.epoch);
+        write!(f, "expire-{}", URL_SAFE_NO_PAD.encode(text))
     }
 }
 

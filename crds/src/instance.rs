@@ -412,7 +412,7 @@ pub struct Sequence {
     /// Text before the number, such as `PRJ`.
     #[schemars(regex(pattern = "^[A-Za-z][A-Za-z0-9-]{0,31}$"))]
     pub prefix: String,
-    /// Template of an identifier; absent: the prefix and nine digits.
+    /// Template of an identifier, such as `{prefix}-{seq_id:06}`; absent: the prefix and nine digits.
     #[serde(default)]
     pub format: Option<String>,
     /// Used when a caller names no prefix.
@@ -421,7 +421,7 @@ pub struct Sequence {
     /// For tests; may be emptied.
     #[serde(default)]
     pub test: bool,
-    /// Ranges that are given out, and ranges that are not.
+    /// Ranges that are given out, and ranges that are not; without any of the former, 1 to 999999999.
     #[serde(default)]
     #[schemars(length(max = 64))]
     pub pools: Vec<Pool>,

@@ -5,15 +5,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use artifactdb_core::config::{
-    AuthConfig, ElasticsearchConfig, GprnConfig, InstanceConfig, PermissionsConfig, RedisConfig,
-    SchemaItem, SchemasConfig, SearchConfig, SequenceConfig, StorageConfig, StorageSwitchConfig,
-    StsConfig, VersionsConfig,
+    AuthConfig, ElasticsearchConfig, GprnConfig, GroupsConfig, InstanceConfig, PermissionsConfig,
+    PoolConfig, PoolKind, RedisConfig, SchemaItem, SchemasConfig, SearchConfig, SequenceConfig,
+    StorageConfig, StorageSwitchConfig, StsConfig, VersionsConfig,
 };
 use artifactdb_core::mapping::{Mapping, MappingError};
 use artifactdb_core::permissions::PermissionsPatch;
+use artifactdb_core::sequence::Sequence;
+use artifactdb_core::timestamp::parse_period;
 use thiserror::Error;
 
-use crate::instance::{ArtifactDB, ArtifactDBSpec, Storage, StorageSwitch};
+use crate::instance::{ArtifactDB, ArtifactDBSpec, Groups, PoolType, Storage, StorageSwitch};
 use crate::read::ResourceSet;
 use crate::schema::ArtifactSchema;
 
@@ -58,6 +60,8 @@ pub struct SchemaSet {
 }
 
 const DEFAULT_CLIENT: &str = "artifactdb";
+/// Seconds that the groups of a user are believed where nothing else says so.
+const GROUPS_LIFE: u64 = 24 * 3600;
 
 /// Resolves the only instance of `set`, with the schemas that select it. Refuses all when it must
 /// refuse anything.
@@ -293,10 +297,19 @@ fn check_instance(
     {
         refuse("field 'spec.redis': set url or urlSecretRef, one of them");
     }
-    for sequence in &spec.sequences {
-        if sequence.pools.iter().any(|pool| pool.from > pool.to) {
-            refuse("field 'spec.sequences': 'from' of a pool must not be greater than 'to'");
+    if let Some(groups) = &spec.auth.groups {
+        let url = &groups.url_template;
+        if !(url.starts_with("http://") || url.starts_with("https://")) || !url.contains("{user}") {
+            refuse("field 'spec.auth.groups.urlTemplate' must be an http or https URL with {user}");
         }
+        if let Some(life) = &groups.cache_ttl
+            && parse_period(life).is_none()
+        {
+            refuse("field 'spec.auth.groups.cacheTtl' must be a period such as 30m, 12h or 1d");
+        }
+    }
+    if let Err(error) = Sequence::all(&sequences(spec)) {
+        refuse(&format!("field 'spec.sequences': {error}"));
     }
     for scaling in [&spec.api.autoscaling, &spec.indexer.autoscaling]
         .into_iter()
@@ -387,6 +400,7 @@ fn config(name: &str, instance: &ArtifactDB, items: Vec<SchemaItem>) -> Instance
             shards: own.shards.unwrap_or(1),
             replicas: own.replicas.unwrap_or(1),
             retained_indices: own.retained_indices.unwrap_or(1),
+            snapshot_repository: spec.snapshots.as_ref().map(|own| own.repository.clone()),
         }),
         redis: spec.redis.as_ref().map(|own| RedisConfig {
             url: own.url.clone(),
@@ -400,6 +414,7 @@ fn config(name: &str, instance: &ArtifactDB, items: Vec<SchemaItem>) -> Instance
                 .map(|oidc| oidc.well_known_secondary.clone())
                 .unwrap_or_default(),
             audience: oidc.and_then(|oidc| oidc.audience.clone()),
+            groups: spec.auth.groups.as_ref().map(groups),
         },
         permissions: PermissionsConfig {
             default: PermissionsPatch {
@@ -415,15 +430,7 @@ fn config(name: &str, instance: &ArtifactDB, items: Vec<SchemaItem>) -> Instance
             reject_without_schema: spec.schemas.reject_without_schema,
             items,
         },
-        sequences: spec
-            .sequences
-            .iter()
-            .map(|sequence| SequenceConfig {
-                prefix: sequence.prefix.clone(),
-                default: sequence.default,
-                test: sequence.test || sequence.prefix.starts_with("test-"),
-            })
-            .collect(),
+        sequences: sequences(spec),
         versions: VersionsConfig {
             mutable: spec.versions.mutable,
         },
@@ -437,6 +444,37 @@ fn config(name: &str, instance: &ArtifactDB, items: Vec<SchemaItem>) -> Instance
             ..search
         },
     }
+}
+
+fn groups(own: &Groups) -> GroupsConfig {
+    let life = own.cache_ttl.as_deref().and_then(parse_period);
+    let life = life.and_then(|life| u64::try_from(life.as_secs()).ok());
+    GroupsConfig {
+        url_template: own.url_template.clone(),
+        cache_seconds: life.unwrap_or(GROUPS_LIFE),
+    }
+}
+
+fn sequences(spec: &ArtifactDBSpec) -> Vec<SequenceConfig> {
+    let own = spec.sequences.iter().map(|sequence| SequenceConfig {
+        prefix: sequence.prefix.clone(),
+        format: sequence.format.clone(),
+        default: sequence.default,
+        test: sequence.test || sequence.prefix.starts_with("test-"),
+        pools: sequence
+            .pools
+            .iter()
+            .map(|pool| PoolConfig {
+                kind: match pool.kind {
+                    PoolType::Provisioned => PoolKind::Provisioned,
+                    PoolType::Restricted => PoolKind::Restricted,
+                },
+                from: pool.from,
+                to: pool.to,
+            })
+            .collect(),
+    });
+    own.collect()
 }
 
 fn storage_switch(switch: &StorageSwitch) -> StorageSwitchConfig {

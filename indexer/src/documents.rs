@@ -9,7 +9,7 @@ use artifactdb_core::document::{
 use artifactdb_core::id::{FilePath, Project, Version};
 use artifactdb_core::keys;
 use artifactdb_core::search::{SearchError, Write, WriteFailure};
-use artifactdb_core::state::{Epoch, FileEntry, Manifest, VersionState};
+use artifactdb_core::state::{Epoch, Expiry, FileEntry, Manifest, VersionState};
 use artifactdb_core::store::StoreError;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -92,7 +92,12 @@ impl Indexer {
             .current_permissions(project, Some(name))
             .await?
             .map(|resolved| resolved.permissions);
-        let job = format!("expire-{project}-{name}-{}", state.epoch);
+        let job = Expiry {
+            project: project.clone(),
+            version: name.clone(),
+            epoch: state.epoch,
+        }
+        .to_string();
         let context = VersionContext {
             project,
             version: name,

@@ -9,17 +9,20 @@ use artifactdb_core::id::{Project, Version};
 use artifactdb_core::permissions::Permissions;
 use artifactdb_core::query::Query;
 use artifactdb_core::queue::{Delivery, HOLD, Priority, Queue, Task};
+use artifactdb_core::search::admin::AdminError;
 use artifactdb_core::search::{Document, SearchError, SearchRequest, Write};
 use artifactdb_core::state::{Epoch, Stage, VersionState};
 use artifactdb_core::store::StoreError;
 use artifactdb_core::versions::WriteError;
 use futures::FutureExt;
+use jiff::SignedDuration;
 use serde_json::{Map, Value, json};
 use thiserror::Error;
 use tokio::sync::watch;
 
-use crate::Indexer;
 use crate::documents::BuildError;
+use crate::reindex::{Publish, Shard};
+use crate::{Indexer, reindex, sweep};
 
 /// Documents that are read and written again at once.
 const BATCH: usize = 500;
@@ -64,6 +67,15 @@ impl From<SearchError> for TaskError {
         match error {
             SearchError::Invalid(text) => TaskError::Permanent(text),
             other => TaskError::Transient(other.to_string()),
+        }
+    }
+}
+
+impl From<AdminError> for TaskError {
+    fn from(error: AdminError) -> Self {
+        match error {
+            AdminError::Search(error) => error.into(),
+            other => TaskError::Permanent(other.to_string()),
         }
     }
 }
@@ -184,7 +196,28 @@ impl Indexer {
                 version,
                 epoch,
             } => self.remove(project, version, *epoch).await,
+            Task::Reindex { projects } => self.reindex(projects).await,
+            Task::Snapshot { repository, name } => {
+                let taken = self.search.admin().take_snapshot(repository, name).await;
+                taken.map_err(TaskError::from)
+            }
+            Task::PurgeStale { older_than_seconds } => {
+                let age = SignedDuration::from_secs(i64::from(*older_than_seconds));
+                let limit = self.versions.clock.now() - age;
+                Ok(json!(sweep::purge_stale(&self.versions, limit).await?))
+            }
         }
+    }
+
+    async fn reindex(&self, projects: &[Project]) -> Result<Value, TaskError> {
+        let projects = match projects.is_empty() {
+            true => reindex::projects(self, Shard::WHOLE).await?,
+            false => projects.to_vec(),
+        };
+        let done = reindex::reindex(self, projects, Publish::Yes, |progress| {
+            tracing::debug!(?progress, "indexing again");
+        });
+        Ok(json!(done.await?))
     }
 
     async fn index(

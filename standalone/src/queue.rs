@@ -192,6 +192,11 @@ impl Queue for EmbeddedQueue {
         Ok(state.dead.iter().take(limit).cloned().collect())
     }
 
+    async fn forget_dead(&self) -> Result<(), QueueError> {
+        self.state.lock().dead.clear();
+        Ok(())
+    }
+
     async fn depth(&self) -> Result<(usize, usize), QueueError> {
         let state = self.state.lock();
         let waiting = state.waiting.iter().map(VecDeque::len).sum::<usize>();

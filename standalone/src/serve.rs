@@ -9,6 +9,7 @@ use anyhow::{Context, anyhow, bail};
 use artifactdb_api::App;
 use artifactdb_core::clock::{Clock, SystemClock};
 use artifactdb_core::config::{InstanceConfig, StorageConfig};
+use artifactdb_core::counter::LocalCounter;
 use artifactdb_core::permissions::roles;
 use artifactdb_core::queue::Queue;
 use artifactdb_core::store::{Credentials, S3Store};
@@ -94,6 +95,7 @@ impl Part {
             Arc::new(store),
             Arc::new(EmbeddedLease::new(clock.clone())),
             queue.clone(),
+            Arc::new(LocalCounter::default()),
             clock,
             Rules {
                 mutable: config.versions.mutable,
@@ -211,21 +213,18 @@ pub async fn start(options: &ServeOptions) -> anyhow::Result<Instance> {
     for config in storages {
         parts.push(Part::open(config, data, credentials.clone(), clock.clone()).await?);
     }
-    let (keys, signing_key) = ([secrets.static_key()?], secrets.signing_key());
+    let own = artifactdb_api::Secrets {
+        static_keys: vec![secrets.static_key()?],
+        signing_key: secrets.signing_key(),
+        service_key: None,
+    };
     let mut app = None;
     for part in &parts {
         let (config, versions) = (part.indexer.config.clone(), part.versions.clone());
         let search = part.indexer.search.clone();
         match &mut app {
             None => {
-                app = Some(App::new(
-                    config,
-                    versions,
-                    search,
-                    &keys,
-                    &signing_key,
-                    None,
-                )?);
+                app = Some(App::new(config, versions, search, &own, None)?);
             }
             Some(app) => app.add_storage(config, versions, search),
         }

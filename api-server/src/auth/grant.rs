@@ -22,6 +22,8 @@ pub enum Act {
     Complete,
     Abort,
     Link,
+    /// Of a version that was provisioned.
+    Upload,
 }
 
 /// What a credential allows.
@@ -30,7 +32,7 @@ pub struct Grant {
     pub act: Act,
     pub project: Project,
     pub version: Version,
-    /// The upload that it was made for: a later one does not honour it.
+    /// The upload that it was made for: a later one does not honour it. 0 where none has begun.
     pub epoch: Epoch,
     /// Whose upload it is.
     pub owner: String,

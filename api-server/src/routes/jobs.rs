@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use artifactdb_core::queue::{JobRecord, JobStatus, Task};
+use artifactdb_core::state::Expiry;
 use artifactdb_core::timestamp::rfc3339;
 use axum::Json;
 use axum::extract::State;
@@ -11,8 +12,10 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
 
+use super::{proxy_prefix, to_the_end};
 use crate::App;
-use crate::error::ApiResult;
+use crate::auth::Identity;
+use crate::error::{ApiError, ApiResult};
 use crate::extract::TextPath;
 use crate::signer::Purpose;
 
@@ -29,8 +32,7 @@ pub fn accepted(app: &App, headers: &HeaderMap, task: &Task) -> Response {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let url = match (text("x-forwarded-proto"), text("x-forwarded-host")) {
         (Some(scheme), Some(host)) => {
-            let prefix = text("x-adb-prefix").unwrap_or_default();
-            format!("{scheme}://{host}{}{path}", prefix.trim_end_matches('/'))
+            format!("{scheme}://{host}{}{path}", proxy_prefix(headers))
         }
         _ => path.clone(),
     };
@@ -58,8 +60,10 @@ pub async fn job(State(app): State<Arc<App>>, TextPath(id): TextPath) -> ApiResu
         Some(record) => record,
         None => from_store(&app, &task).await?,
     };
-    if record.status == JobStatus::Success {
-        app.documents.forget(task.project());
+    if record.status == JobStatus::Success
+        && let Some(project) = task.project()
+    {
+        app.documents.forget(project);
     }
     Ok(Json(json!({
         "status": record.status,
@@ -119,5 +123,47 @@ async fn from_store(app: &App, task: &Task) -> ApiResult<JobRecord> {
                 false => record(JobStatus::Success, json!({"project_id": project}), None),
             }
         }
+        // Nothing but the queue knows of these.
+        Task::Reindex { .. } | Task::Snapshot { .. } | Task::PurgeStale { .. } => pending,
     })
+}
+
+#[utoipa::path(delete, path = "/jobs/{id}", tag = "jobs",
+    params(("id" = String, Path, description = "The `expires_job_id` of a transient version")),
+    responses(
+        (status = 200, description = "The version will not expire", body = Value),
+        (status = 400, description = "It has expired, was made to stay before, or is no job that can be cancelled"),
+        (status = 401, description = "Not authenticated"),
+        (status = 403, description = "Not allowed"),
+        (status = 404, description = "No such job"),
+        (status = 503, description = "A server is away"),
+    ))]
+pub async fn cancel(
+    State(app): State<Arc<App>>,
+    identity: Identity,
+    TextPath(id): TextPath,
+) -> ApiResult<Json<Value>> {
+    let Some(expiry) = Expiry::parse(&id) else {
+        return Err(match app.signer.open::<Task>(Purpose::Job, &id) {
+            None => ApiError::not_found("No such job"),
+            Some(_) => ApiError::bad_request(
+                "only the expiry of a version can be cancelled: an upload ends by its completion or its abort, and what was acknowledged is done",
+            ),
+        });
+    };
+    let Expiry {
+        project,
+        version,
+        epoch,
+    } = expiry;
+    app.require_write(&identity, &project, Some(&version))
+        .await?;
+    let versions = app.versions.clone();
+    let kept = to_the_end(async move { versions.keep(&project, &version, epoch).await });
+    match kept.await? {
+        true => Ok(Json(json!({"job_id": id, "cancelled": true}))),
+        false => Err(ApiError::bad_request(
+            "the version does not expire any more: it has expired already, or was made to stay",
+        )),
+    }
 }

@@ -2,21 +2,25 @@
 
 pub mod files;
 pub mod gprn;
+pub mod index;
 pub mod info;
 pub mod jobs;
 pub mod locks;
+pub mod maintenance;
 mod multipart;
 pub mod permissions;
 pub mod projects;
 pub mod schemas;
 pub mod search;
+pub mod sequences;
+pub mod tasks;
 pub mod uploads;
 
 use artifactdb_core::versions::WriteError;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use crate::error::{ApiError, ApiResult};
 
@@ -35,6 +39,13 @@ async fn to_the_end<T: Send + 'static>(
             ))
         }
     }
+}
+
+/// What a proxy before this server took off the path.
+fn proxy_prefix(headers: &HeaderMap) -> &str {
+    let prefix = headers.get("x-adb-prefix");
+    let prefix = prefix.and_then(|value| value.to_str().ok());
+    prefix.unwrap_or_default().trim_end_matches('/')
 }
 
 /// JSON that is already text.

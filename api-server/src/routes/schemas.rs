@@ -5,17 +5,19 @@ use std::sync::Arc;
 
 use artifactdb_core::document::schema_parts;
 use artifactdb_core::id::excerpt;
+use artifactdb_core::permissions::roles;
 use axum::Json;
 use axum::extract::State;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::App;
+use crate::auth::Identity;
 use crate::error::{ApiError, ApiResult};
 use crate::extract::{Body, Params, TextPair, TextPath};
 
 /// The one source of schemas that an instance has.
-const CLIENT: &str = "default";
+pub(super) const CLIENT: &str = "default";
 
 fn check_client(params: &Params) -> ApiResult<()> {
     match params.get("client") {
@@ -168,4 +170,22 @@ fn check(app: &App, number: usize, document: &BTreeMap<String, Value>) -> ApiRes
             error.instance_path()
         ))),
     }
+}
+
+#[utoipa::path(delete, path = "/schema/cache", tag = "schemas",
+    params(("client" = Option<String>, Query)),
+    responses(
+        (status = 200, description = "Done: schemas are part of the configuration, and none is cached", body = Value),
+        (status = 401, description = "Not authenticated"),
+        (status = 403, description = "Not an administrator"),
+        (status = 404, description = "No such client"),
+    ))]
+pub async fn delete_cache(
+    State(app): State<Arc<App>>,
+    identity: Identity,
+    params: Params,
+) -> ApiResult<Json<Value>> {
+    app.require_role(&identity, &[roles::ADMIN])?;
+    check_client(&params)?;
+    Ok(Json(json!({"status": "ok", "message": "Cache deleted"})))
 }

@@ -8,7 +8,7 @@ use artifactdb_core::permissions::PermissionsPatch;
 use artifactdb_core::query::Query;
 use artifactdb_core::queue::Task;
 use artifactdb_core::search::{SearchError, SearchRequest};
-use artifactdb_core::state::Promise;
+use artifactdb_core::state::{Expiry, Promise};
 use artifactdb_core::store::{SessionAccess, SessionRequest};
 use artifactdb_core::timestamp::rfc3339;
 use artifactdb_core::upload::{Check, Dialect, Mode, Plan, UploadRequest, content_md5};
@@ -32,7 +32,7 @@ use crate::error::{ApiError, ApiResult};
 use crate::extract::{Body, Params, VersionPath, VersionRefPath};
 
 /// What a segment of a path may hold as it is (RFC 3986, `pchar`).
-const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
+pub(super) const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
     .remove(b'_')
@@ -40,7 +40,7 @@ const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'=')
     .remove(b'@')
     .remove(b':');
-const VALUE: &AsciiSet = &NON_ALPHANUMERIC
+pub(super) const VALUE: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
     .remove(b'_')
@@ -50,7 +50,10 @@ const DEDUP_PAGE: usize = 1000;
 const DEDUP_PAGES: usize = 50;
 
 #[utoipa::path(post, path = "/projects/{project}/version/{version}/upload", tag = "uploads",
-    params(("project" = String, Path), ("version" = String, Path)),
+    params(
+        ("project" = String, Path), ("version" = String, Path),
+        ("X-ADB-Credential" = Option<String>, Query, description = "From the Location of a provisioned version"),
+    ),
     request_body(content = Value, description = "`filenames` (texts, or objects with `check` simple, md5 or link; with `size` in bytes, large files come in parts), `mode`, `completed_by`, `expires_in`"),
     responses(
         (status = 200, description = "Where to put the files, and how to complete or abort. Maps of URLs, or arrays when a file has the check `simple`", body = Value),
@@ -66,12 +69,16 @@ pub async fn upload(
     State(app): State<Arc<App>>,
     identity: Identity,
     VersionPath(project, version): VersionPath,
+    params: Params,
     body: Body<UploadRequest>,
 ) -> ApiResult<Response> {
-    app.require_write(&identity, &project, Some(&version))
-        .await?;
-    let request = body.required()?;
     let now = app.versions.clock.now();
+    let grant = Grant::of_request(&app.signer, &params.0, Act::Upload, &project, &version, now)?;
+    if grant.is_none() {
+        app.require_write(&identity, &project, Some(&version))
+            .await?;
+    }
+    let request = body.required()?;
     let plan = request.plan(&project, &version, now)?;
     if plan.mode == Mode::StsCredentials && !app.versions.store.gives_sessions() {
         return Err(no_sessions());
@@ -79,7 +86,10 @@ pub async fn upload(
     let mut promise = promise(&app, &identity, &project, &version, &plan).await?;
     promise.open = plan.mode == Mode::StsCredentials;
     multipart::promise_parts(&plan, &mut promise)?;
-    let owner = identity.name().unwrap_or_default().to_owned();
+    let owner = match grant {
+        Some(grant) => grant.owner,
+        None => identity.name().unwrap_or_default().to_owned(),
+    };
     let terms = UploadTerms {
         owner: owner.clone(),
         deadline: plan.deadline,
@@ -396,8 +406,14 @@ impl Issue<'_> {
     }
 
     fn expires_job(&self) -> Option<String> {
-        self.expires_at
-            .map(|_| format!("expire-{}-{}-{}", self.project, self.version, self.epoch))
+        self.expires_at.map(|_| {
+            Expiry {
+                project: self.project.clone(),
+                version: self.version.clone(),
+                epoch: self.epoch,
+            }
+            .to_string()
+        })
     }
 
     fn completion_url(&self, revision: &str) -> String {

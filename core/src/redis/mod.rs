@@ -1,10 +1,11 @@
-//! Redis behind the doors of leases and tasks: the connection, the names of keys, and how scripts
-//! are run. The doors themselves are in `lease` and `queue`, the scripts in `scripts/`.
+//! Redis behind the doors of leases, tasks and counters: the connection, the names of keys, and how
+//! scripts are run. The doors themselves are in `lease`, `queue` and `counter`.
 //!
 //! Every key carries the instance's hash tag, so that one script may touch all of them in a Redis
 //! Cluster. Time is the server's: clocks of processes differ, and a lease must not depend on whose
 //! clock is read.
 
+mod counter;
 mod lease;
 mod queue;
 
@@ -21,6 +22,7 @@ use tokio::sync::{Mutex, OnceCell};
 
 use crate::cache::SharedCache;
 
+pub use counter::RedisCounter;
 pub use lease::RedisLease;
 pub use queue::RedisQueue;
 

@@ -297,6 +297,13 @@ impl Queue for RedisQueue {
         Ok(found.ids.into_iter().filter_map(letter).collect())
     }
 
+    async fn forget_dead(&self) -> Result<(), QueueError> {
+        let mut command = redis::cmd("DEL");
+        command.arg(self.redis.key("dead"));
+        self.redis.query::<i64>(&command).await.map_err(failed)?;
+        Ok(())
+    }
+
     async fn depth(&self) -> Result<(usize, usize), QueueError> {
         let (mut waiting, mut in_hand) = (0, 0);
         for key in self.streams() {

@@ -1,7 +1,9 @@
 //! The door to the search engine. What it holds is disposable: S3 can fill it again.
 //!
-//! The client of Elasticsearch and OpenSearch is in `elasticsearch`.
+//! The client of Elasticsearch and OpenSearch is in `elasticsearch`; `admin` is the door for those
+//! who look after an index.
 
+pub mod admin;
 #[cfg(feature = "search")]
 pub mod elasticsearch;
 
@@ -12,6 +14,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use thiserror::Error;
+
+use admin::IndexAdmin;
 
 use crate::id::{Project, Version};
 use crate::permissions::Permissions;
@@ -203,6 +207,9 @@ pub trait Search: Send + Sync {
     async fn has_our_mapping(&self) -> Result<bool, SearchError> {
         Ok(true)
     }
+
+    /// What administrators see and do of it.
+    fn admin(&self) -> &dyn IndexAdmin;
 
     /// Documents in the index.
     async fn count(&self) -> Result<u64, SearchError>;

@@ -1,12 +1,13 @@
 //! Writing a version: the protocol of DESIGN section 5, through the doors.
 //!
 //! A file per step: `begin` (upload), `complete`, `publish` (what the indexer records), `remove`
-//! (abort, expiry), `permissions`, and `view` (what readers see). Leases arrange the queue; the
+//! (abort, expiry), `permissions`, `provision` (the next number), and `view` (what readers see). Leases arrange the queue; the
 //! compare-and-swap on `state.json` and `head.json` decides. No HTTP and no documents here.
 
 mod begin;
 mod complete;
 mod permissions;
+mod provision;
 mod publish;
 mod remove;
 mod stale;
@@ -18,6 +19,7 @@ use moka::sync::Cache;
 use thiserror::Error;
 
 use crate::clock::Clock;
+use crate::counter::Counter;
 use crate::id::{Project, Version};
 use crate::keys;
 use crate::lease::{Lease, LeaseError, LeaseRecord};
@@ -113,6 +115,7 @@ pub struct Versions {
     pub store: Arc<dyn Store>,
     pub lease: Arc<dyn Lease>,
     pub queue: Arc<dyn Queue>,
+    pub counter: Arc<dyn Counter>,
     pub clock: Arc<dyn Clock>,
     rules: Rules,
     permission_files: Cache<String, Option<Arc<Permissions>>>,
@@ -127,6 +130,7 @@ impl Versions {
         store: Arc<dyn Store>,
         lease: Arc<dyn Lease>,
         queue: Arc<dyn Queue>,
+        counter: Arc<dyn Counter>,
         clock: Arc<dyn Clock>,
         rules: Rules,
     ) -> Self {
@@ -134,6 +138,7 @@ impl Versions {
             store,
             lease,
             queue,
+            counter,
             clock,
             manifests: Cache::builder()
                 .max_capacity(rules.remembered_files)

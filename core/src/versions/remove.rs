@@ -58,6 +58,56 @@ impl Versions {
         self.end(project, version, &state, etag, ended).await
     }
 
+    /// Lets a transient version stay. False when it does not expire (any more). Whoever dies on the way
+    /// leaves it as it was: it is written again, and expires.
+    pub async fn keep(
+        &self,
+        project: &Project,
+        version: &Version,
+        epoch: Epoch,
+    ) -> Result<bool, WriteError> {
+        let Some((state, etag)) = self.state(project, version).await? else {
+            return Ok(false);
+        };
+        let ended = matches!(state.stage, Stage::Aborted | Stage::Expired);
+        if state.epoch != epoch || state.expires_at.is_none() || ended {
+            return Ok(false);
+        }
+        let marked = self
+            .swap_head(project, |head| head.keep(epoch).then_some(()))
+            .await?;
+        if marked.is_none() {
+            return Ok(false);
+        }
+        let kept = VersionState {
+            expires_at: None,
+            ..state.clone()
+        };
+        match self
+            .swap_state(project, version, &kept, Condition::IfMatch(etag))
+            .await
+        {
+            Ok(()) => {}
+            Err(StoreError::Conflict) => {
+                return Err(WriteError::Superseded {
+                    project: project.clone(),
+                    version: version.clone(),
+                    reason: "it changed at the same moment",
+                });
+            }
+            Err(error) => return Err(error.into()),
+        }
+        if state.stage.is_published() {
+            let task = Task::Index {
+                project: project.clone(),
+                version: version.clone(),
+                epoch,
+            };
+            self.queue.enqueue(task, Priority::Interactive).await?;
+        }
+        Ok(true)
+    }
+
     /// Takes a version away, whatever stage it is in: an upload is aborted, what is published expires
     /// now. Returns the epoch that is removed; none where there is nothing to remove.
     pub async fn remove(

@@ -3,6 +3,7 @@
 //! mark; marks come from people and from the system that had the bucket before.
 
 use jiff::{SignedDuration, Timestamp};
+use serde::Serialize;
 
 use super::{Versions, WriteError};
 use crate::id::{Project, Version};
@@ -17,7 +18,7 @@ const DELETING: SignedDuration = SignedDuration::from_mins(10);
 const BATCH: usize = 1000;
 
 /// What a look at one project came to.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Purged {
     /// Versions, or what is left of them.
     pub versions: usize,

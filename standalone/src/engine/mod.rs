@@ -1,8 +1,9 @@
 //! The embedded search engine: tantivy behind the search door.
 //!
 //! `fields` makes its schema from the mapping, `compile` its queries, `collect` its pages and
-//! aggregations. What it holds can be lost: `serve` fills it again from the store.
+//! aggregations, `admin` what those see who look after it. What it holds can be lost: `serve` fills it again from the store.
 
+mod admin;
 mod collect;
 mod compile;
 mod excluded;
@@ -18,6 +19,7 @@ use artifactdb_core::document::without_nulls;
 use artifactdb_core::id::{Project, Version};
 use artifactdb_core::mapping::Mapping;
 use artifactdb_core::query::Query;
+use artifactdb_core::search::admin::IndexAdmin;
 use artifactdb_core::search::{
     AggregationKind, Cursor, Document, Page, ProjectsPage, Search, SearchError, SearchRequest,
     SortKey, Write, WriteFailure,
@@ -682,6 +684,10 @@ impl Search for EmbeddedSearch {
             })
         })
         .await
+    }
+
+    fn admin(&self) -> &dyn IndexAdmin {
+        self
     }
 
     async fn count(&self) -> Result<u64, SearchError> {

@@ -6,6 +6,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "../suite/administration.rs"]
+mod administration;
 #[path = "../suite/bad_input.rs"]
 mod bad_input;
 #[path = "../suite/harness.rs"]
@@ -22,6 +24,8 @@ mod paging;
 mod path;
 #[path = "../suite/permissions.rs"]
 mod permissions;
+#[path = "../suite/provisioning.rs"]
+mod provisioning;
 #[path = "../suite/races.rs"]
 mod races;
 #[path = "../suite/real.rs"]

@@ -470,7 +470,11 @@ async fn added_fields_go_in_place_and_a_lossy_rebuild_is_refused() {
 
 #[tokio::test]
 async fn a_snapshot_is_taken_and_restored() {
-    let server = Server::start().await;
+    let server = Server::configured(Backend::Real, Path::new(QUICKSTART), |config| {
+        let engine = config.elasticsearch.as_mut().unwrap();
+        engine.snapshot_repository = Some(config.name.clone());
+    })
+    .await;
     let files = table("a.csv", "a\n1\n", "kept", 1);
     server
         .upload("P", "1", &files, &json!({"read_access": "public"}))
@@ -502,6 +506,32 @@ async fn a_snapshot_is_taken_and_restored() {
     real.raw_engine(Method::POST, &path, &json!({"include_global_state": false}))
         .await;
     assert_eq!(server.ids("kept", "").await.len(), 1);
+    // The same by the API: ask for one, see both, delete them.
+    let admin = |method: Method, path: String| {
+        let server = &server;
+        async move { server.call(method, &path, &server.token, None).await }
+    };
+    let (status, accepted) = admin(Method::PUT, "/index/snapshot".to_owned()).await;
+    assert_eq!(status, 202, "{accepted}");
+    let job = server.wait(&accepted).await;
+    assert_eq!(job["result"]["state"], "SUCCESS", "{job}");
+    let (_, all) = admin(Method::GET, "/index/snapshots".to_owned()).await;
+    assert_eq!(all["count"], 2, "{all}");
+    for own in all["snapshots"].as_array().unwrap() {
+        let path = format!("/index/snapshots/{}", own["snapshot"].as_str().unwrap());
+        let (_, shown) = admin(Method::GET, path.clone()).await;
+        assert_eq!(&shown, own);
+        let (status, deleted) = admin(Method::DELETE, path.clone()).await;
+        assert_eq!(
+            (status.as_u16(), &deleted["status"]),
+            (202, &json!("deleted"))
+        );
+        assert_eq!(admin(Method::GET, path).await.0, 404);
+    }
+    for name in ["_all", "*", "a/b"] {
+        let path = format!("/index/snapshots/{}", encode(name));
+        assert_eq!(admin(Method::DELETE, path).await.0, 404);
+    }
     real.raw_engine(
         Method::DELETE,
         &format!("/_snapshot/{repository}"),

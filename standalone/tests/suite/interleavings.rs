@@ -12,6 +12,7 @@ use std::time::Duration;
 use artifactdb::lease::EmbeddedLease;
 use artifactdb::queue::EmbeddedQueue;
 use artifactdb_core::clock::Clock;
+use artifactdb_core::counter::LocalCounter;
 use artifactdb_core::id::{FilePath, Project, Version};
 use artifactdb_core::keys;
 use artifactdb_core::lease::{Lease, LeaseKey};
@@ -231,6 +232,7 @@ impl World {
             store.clone(),
             lease.clone(),
             queue.clone(),
+            Arc::new(LocalCounter::default()),
             clock.clone(),
             Rules::default(),
         );
@@ -363,7 +365,10 @@ impl World {
                 version,
                 epoch,
             } => self.versions.remove_files(project, version, *epoch).await,
-            Task::Permissions { .. } => Ok(()),
+            Task::Permissions { .. }
+            | Task::Reindex { .. }
+            | Task::Snapshot { .. }
+            | Task::PurgeStale { .. } => Ok(()),
         }
     }
 

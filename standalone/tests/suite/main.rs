@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod administration;
 mod bad_input;
 mod commands;
 mod harness;
@@ -17,6 +18,7 @@ mod names;
 mod paging;
 mod path;
 mod permissions;
+mod provisioning;
 mod races;
 mod real;
 mod s3;

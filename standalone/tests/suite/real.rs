@@ -114,6 +114,7 @@ impl Real {
             shards: 1,
             replicas: 0,
             retained_indices: 1,
+            snapshot_repository: None,
         });
         config.redis = Some(RedisConfig {
             url: Some(services.redis.clone()),
@@ -131,6 +132,8 @@ impl Real {
         };
         write("static-keys/own.json", jwk.to_string().as_bytes());
         write("signing/key", &own.signing_key());
+        let service = format!("{:032x}\n", rand::random::<u128>());
+        write("service/key", service.as_bytes());
         for own in &config.storage {
             let file = |name: &str| format!("storage/{}/{name}", own.alias);
             write(&file("accessKey"), services.access_key.as_bytes());
@@ -190,6 +193,12 @@ impl Real {
             config,
             services,
         }
+    }
+
+    /// The key that the instance was given for automation.
+    pub fn service_key(&self) -> String {
+        let path = self.folder.join("secrets/service/key");
+        std::fs::read_to_string(path).unwrap().trim().to_owned()
     }
 
     /// What processes that are started from now on are configured with.

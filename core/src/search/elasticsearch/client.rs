@@ -16,7 +16,7 @@ use crate::search::SearchError;
 
 /// How long an answer may take where the caller does not say.
 const ANSWER: Duration = Duration::from_secs(30);
-/// Attempts at a request that did not reach a node.
+/// Attempts at a request that reached no node, or a node that had no room for it just then.
 const ATTEMPTS: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -146,8 +146,9 @@ impl Client {
         Ok(Self { transport })
     }
 
-    /// Sends a request and returns the body of its success. One that reached no node is sent again,
-    /// to the next node where there are several: our writes carry versions, so repeating is harmless.
+    /// Sends a request and returns the body of its success. One that reached no node or a busy one is
+    /// sent again, to the next node where there are several: our writes carry versions, so repeating
+    /// is harmless.
     pub async fn send(
         &self,
         method: Method,
@@ -196,6 +197,11 @@ impl Client {
             if status.is_success() {
                 return Ok(bytes);
             }
+            if attempt < ATTEMPTS && is_busy(status) {
+                tokio::time::sleep(PAUSE * attempt).await;
+                attempt += 1;
+                continue;
+            }
             return Err(RequestError::Refused(refusal(status, &bytes)));
         }
     }
@@ -212,6 +218,12 @@ impl Client {
         serde_json::from_slice(&bytes)
             .map_err(|error| RequestError::Away(format!("an answer that is no JSON: {error}")))
     }
+}
+
+/// Statuses that a node or a proxy before it answers with for a while only: queues and memory that
+/// are full, shards that move.
+fn is_busy(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 429 | 502 | 503 | 504)
 }
 
 /// The cause that a failed answer names, the innermost that says most.

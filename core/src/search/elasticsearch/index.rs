@@ -68,7 +68,7 @@ pub enum Standing {
 }
 
 impl Elasticsearch {
-    fn pattern(&self) -> String {
+    pub(super) fn pattern(&self) -> String {
         format!("{}_*", self.base)
     }
 
@@ -366,23 +366,26 @@ impl Elasticsearch {
             .json(Method::Post, "/_aliases", &[], Some(&body))
             .await?;
         self.forget_targets();
-        self.prune(index).await
+        self.prune(index, self.options.retained_indices).await?;
+        Ok(())
     }
 
-    /// Deletes former indices but for the newest `retained`.
-    async fn prune(&self, live: &str) -> Result<(), SearchError> {
+    /// Deletes former indices but for the newest `keep`; returns their names.
+    pub(super) async fn prune(&self, live: &str, keep: usize) -> Result<Vec<String>, SearchError> {
         let number = |name: &str| name.rsplit('_').next().and_then(|n| n.parse::<u64>().ok());
         let Some(current) = number(live) else {
-            return Ok(());
+            return Ok(Vec::new());
         };
         let mut old = self.numbers().await?;
         old.retain(|own| *own < current);
-        let excess = old.len().saturating_sub(self.options.retained_indices);
-        for number in &old[..excess] {
-            self.delete_index(&format!("{}_{number:06}", self.base))
-                .await?;
+        old.truncate(old.len().saturating_sub(keep));
+        let mut deleted = Vec::with_capacity(old.len());
+        for number in old {
+            let name = format!("{}_{number:06}", self.base);
+            self.delete_index(&name).await?;
+            deleted.push(name);
         }
-        Ok(())
+        Ok(deleted)
     }
 
     async fn delete_index(&self, name: &str) -> Result<(), SearchError> {

@@ -5,6 +5,7 @@
 //! behind the alias. No painless, no `_reindex` and no `_update_by_query`: S3 is the truth, and whole
 //! documents are written again with a version.
 
+mod admin;
 mod aggregate;
 mod bulk;
 mod client;
@@ -32,6 +33,7 @@ use super::{
 use crate::id::{Project, Version};
 use crate::mapping::{Found as Mapped, Mapping, Scalar};
 use crate::query::Query;
+use crate::search::admin::IndexAdmin;
 use crate::state::Epoch;
 use client::Client;
 use remembered::Remembered;
@@ -331,6 +333,10 @@ impl Search for Elasticsearch {
         size: usize,
     ) -> Result<ProjectsPage, SearchError> {
         self.projects_page(query, field, after, size).await
+    }
+
+    fn admin(&self) -> &dyn IndexAdmin {
+        self
     }
 
     async fn has_our_mapping(&self) -> Result<bool, SearchError> {

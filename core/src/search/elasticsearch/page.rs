@@ -31,6 +31,8 @@ use crate::search::{Cursor, Document, Page, SearchError, SearchRequest, SortKey}
 const KEEP_ALIVE: &str = "2m";
 /// What a cursor names until its point in time is opened.
 const NOT_OPENED: &str = "";
+/// A shard that does not answer fails the search: its hits would be left out without a word.
+const WHOLE: (&str, &str) = ("allow_partial_search_results", "false");
 /// Buckets of one composite aggregation.
 pub(super) const BUCKETS: usize = 1000;
 
@@ -393,15 +395,13 @@ impl Elasticsearch {
         mut body: Value,
         target: Target<'_>,
     ) -> Result<Bytes, SearchError> {
+        let live = || format!("/{}/_search", self.target());
         let (path, parameters): (_, &[(&str, &str)]) = match target {
-            Target::Live => (format!("/{}/_search", self.target()), &[]),
-            Target::LiveAgain => (
-                format!("/{}/_search", self.target()),
-                &[("request_cache", "true")],
-            ),
+            Target::Live => (live(), &[WHOLE]),
+            Target::LiveAgain => (live(), &[WHOLE, ("request_cache", "true")]),
             Target::Snapshot(id) => {
                 body["pit"] = json!({"id": id, "keep_alive": KEEP_ALIVE});
-                ("/_search".to_owned(), &[])
+                ("/_search".to_owned(), &[WHOLE])
             }
         };
         let sent = self
@@ -550,7 +550,7 @@ fn page_of(hits: Vec<Arc<Document>>, total: Option<Total>, next: Option<Cursor>)
     Page { hits, total, next }
 }
 
-/// Refuses an answer that shards are missing from: hits would be left out without a word.
+/// Refuses an answer that shards are missing from all the same.
 fn complete(timed_out: bool, failed: u64) -> Result<(), SearchError> {
     match timed_out || failed > 0 {
         true => Err(SearchError::Unavailable(format!(
