@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::harness::{Difference, Server, encode, md5_hex, table};
 
@@ -73,7 +75,7 @@ async fn hostile_identifiers() {
             "{id}"
         );
     }
-    for version in ["latest", "LATEST", "..", "a@b", "a/b", "_v", ""] {
+    for version in ["latest", "LATEST", "..x", "a@b", "a/b", "_v", ""] {
         let path = format!("/projects/P/version/{}/upload", encode(version));
         let (status, _) = server
             .call(
@@ -84,6 +86,20 @@ async fn hostile_identifiers() {
             )
             .await;
         assert!(matches!(status.as_u16(), 400 | 404), "{version}: {status}");
+    }
+    // A client that does not resolve dots, as this one's would.
+    for version in ["..", "%2E%2E", "."] {
+        let head = format!(
+            "POST /projects/P/version/{version}/upload HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\ncontent-length: 16\r\nconnection: close\r\n\r\n{{\"filenames\":[]}}",
+            server.token
+        );
+        let mut stream = TcpStream::connect(server.url.trim_start_matches("http://"))
+            .await
+            .unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 400"), "{version}: {answer}");
     }
     assert_eq!(server.anonymous("/files/P:a.csv@1/metadata").await.0, 200);
 }
