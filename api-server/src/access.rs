@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use artifactdb_core::id::{ArtifactId, FilePath, Project, Version, VersionRef};
-use artifactdb_core::permissions::{Action, may, read_filter, roles};
+use artifactdb_core::permissions::{Action, Scope, may, read_filter, roles};
 use artifactdb_core::query::Query;
 use artifactdb_core::search::{Document, SearchError, SearchRequest, SortKey};
 use artifactdb_core::versions::VersionView;
@@ -151,7 +151,11 @@ impl App {
         if may(&identity.caller, Action::Write, permissions) {
             return Ok(());
         }
-        if permissions.is_none()
+        // What the whole instance says is about projects that are there.
+        let unwritten = resolved
+            .as_ref()
+            .is_none_or(|resolved| resolved.level == Scope::Global);
+        if unwritten
             && identity.caller.has_role(&[roles::CREATOR])
             && self.versions.recent_head(project).await?.is_none()
         {

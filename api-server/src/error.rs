@@ -9,7 +9,7 @@ use artifactdb_core::versions::WriteError;
 use axum::Json;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
-use serde_json::json;
+use serde_json::{Value, json};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiError {
@@ -58,6 +58,17 @@ impl ApiError {
         Self::not_found("No such file")
     }
 
+    /// For one who asks too often, until `seconds` have passed.
+    pub fn too_many(seconds: u32) -> Self {
+        Self {
+            retry_after: Some(seconds),
+            ..Self::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                format!("too many requests, try again in {seconds} s"),
+            )
+        }
+    }
+
     pub fn unavailable(reason: impl Into<String>) -> Self {
         Self {
             retry_after: Some(2),
@@ -66,17 +77,20 @@ impl ApiError {
     }
 }
 
+impl ApiError {
+    /// What clients read. The status text of a 403 is upstream's.
+    pub fn body(&self) -> Value {
+        let word = match self.status {
+            StatusCode::FORBIDDEN => "forbidden",
+            _ => "error",
+        };
+        json!({"status": word, "reason": self.reason})
+    }
+}
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        // What a caller may see of a refused call is not an outcome of ours to hide: 403 of
-        // upstream's `NotAllowed` says so in its status text.
-        let word = if self.status == StatusCode::FORBIDDEN {
-            "forbidden"
-        } else {
-            "error"
-        };
-        let body = Json(json!({"status": word, "reason": self.reason}));
-        let mut response = (self.status, body).into_response();
+        let mut response = (self.status, Json(self.body())).into_response();
         let headers = response.headers_mut();
         if let Some(seconds) = self.retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
@@ -86,6 +100,8 @@ impl IntoResponse for ApiError {
         if self.status == StatusCode::UNAUTHORIZED || bad_token {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
+        // For `observe`, which adds the request's id.
+        response.extensions_mut().insert(self);
         response
     }
 }

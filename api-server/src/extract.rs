@@ -1,6 +1,7 @@
 //! Typed extractors whose refusals are this API's errors.
 
 use std::collections::BTreeMap;
+use std::marker::PhantomData;
 
 use artifactdb_core::id::{Project, Version, VersionRef};
 use axum::body::Bytes;
@@ -150,10 +151,11 @@ impl<S: Send + Sync> FromRequestParts<S> for TextPair {
     }
 }
 
-/// A JSON body; its content type does not matter. `None` when it is empty.
-pub struct Body<T>(pub Option<T>);
+/// A JSON body; its content type does not matter. It is read here and understood by the handler, once
+/// that knows that the caller may ask.
+pub struct Body<T>(Bytes, PhantomData<T>);
 
-impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
+impl<S: Send + Sync, T> FromRequest<S> for Body<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> ApiResult<Self> {
@@ -167,18 +169,23 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
                     ),
                     _ => ApiError::bad_request("the body could not be read"),
                 })?;
-        if bytes.iter().all(u8::is_ascii_whitespace) {
-            return Ok(Self(None));
-        }
-        serde_json::from_slice(&bytes)
-            .map(|value| Self(Some(value)))
-            .map_err(|error| ApiError::unprocessable(format!("invalid request body: {error}")))
+        Ok(Self(bytes, PhantomData))
     }
 }
 
-impl<T> Body<T> {
+impl<T: DeserializeOwned> Body<T> {
+    /// What it says; `None` when it is empty.
+    pub fn given(self) -> ApiResult<Option<T>> {
+        if self.0.iter().all(u8::is_ascii_whitespace) {
+            return Ok(None);
+        }
+        serde_json::from_slice(&self.0)
+            .map(Some)
+            .map_err(|error| ApiError::unprocessable(format!("invalid request body: {error}")))
+    }
+
     pub fn required(self) -> ApiResult<T> {
-        self.0
+        self.given()?
             .ok_or_else(|| ApiError::unprocessable("invalid request body: it is empty"))
     }
 }

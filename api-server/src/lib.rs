@@ -3,13 +3,16 @@
 //! `routes` holds a module per resource; the table of routes is below, on one screen. `auth` says
 //! who calls, `access` what they may see or change, `error` how refusals look, `signer` makes what
 //! is handed out and believed when it comes back, `openapi` describes the handlers, `observe`
-//! measures them, `recent` remembers documents, `storage` chooses between storages, `serve` puts
+//! measures them and `limits` how much callers ask, `caching` lets them keep answers, `recent`
+//! remembers documents, `storage` chooses between storages, `serve` puts
 //! them on a listener. No S3 keys and no engine here: those are core's. The binary is in `main`.
 
 mod access;
 pub mod auth;
+mod caching;
 mod error;
 mod extract;
+mod limits;
 mod observe;
 mod openapi;
 mod recent;
@@ -24,19 +27,24 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use artifactdb_core::cache::SharedCache;
-use artifactdb_core::config::InstanceConfig;
+use artifactdb_core::config::{CorsConfig, InstanceConfig};
 use artifactdb_core::search::Search;
 use artifactdb_core::sequence::{Sequence, SequenceError};
 use artifactdb_core::versions::Versions;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{delete, get, post, put};
-use http::StatusCode;
+use http::{HeaderValue, StatusCode, header};
 use jsonschema::Validator;
 use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::compression::CompressionLayer;
+use tower_http::compression::predicate::{NotForContentType, Predicate, SizeAbove};
+use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer};
 use tower_http::timeout::TimeoutLayer;
 
 use auth::{Groups, KeyError, StaticKey, Verifier};
+use limits::Limits;
 use observe::Metrics;
 use recent::RecentDocuments;
 use routes::{
@@ -54,6 +62,8 @@ pub use serve::serve;
 const BODY_MAX: usize = 1024 * 1024;
 /// The same for upload requests: a hundred thousand names fit.
 const UPLOAD_BODY_MAX: usize = 24 * 1024 * 1024;
+/// Answers from this size on are compressed for clients that take it, in bytes.
+const COMPRESSED_FROM: u64 = 1024;
 /// Longest time that a request may take; completions of very large versions need it.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(300);
 
@@ -80,6 +90,7 @@ pub struct App {
     validators: Arc<HashMap<String, Validator>>,
     documents: RecentDocuments,
     sequences: Arc<Vec<Sequence>>,
+    limits: Arc<Limits>,
     metrics: Arc<Metrics>,
     stopping: Arc<AtomicBool>,
     /// The instance on its further storages, behind the default one.
@@ -128,6 +139,7 @@ impl App {
             validators: Arc::new(validators),
             documents: RecentDocuments::new(config.elasticsearch.is_some()),
             sequences: Arc::new(Sequence::all(&config.sequences)?),
+            limits: Arc::new(Limits::new(&config.api)),
             metrics: Arc::new(Metrics::new()),
             stopping: Arc::default(),
             others: Vec::new(),
@@ -154,6 +166,7 @@ impl App {
             validators: self.validators.clone(),
             documents: RecentDocuments::new(config.elasticsearch.is_some()),
             sequences: self.sequences.clone(),
+            limits: self.limits.clone(),
             metrics: self.metrics.clone(),
             stopping: self.stopping.clone(),
             others: Vec::new(),
@@ -184,8 +197,14 @@ fn routes(app: Arc<App>) -> Router {
         .route("/livez", get(info::livez))
         .route("/readyz", get(info::readyz))
         .route("/metrics", get(info::metrics))
-        .route("/openapi.json", get(openapi::document))
-        .route("/files/{*id}", get(files::file_or_metadata))
+        .route(
+            "/openapi.json",
+            get(openapi::document).layer(from_fn(caching::revalidate)),
+        )
+        .route(
+            "/files/{*id}",
+            get(files::file_or_metadata).layer(from_fn(caching::revalidate)),
+        )
         .route("/link/{*pair}", put(files::link))
         .route("/projects", get(projects::list))
         .route("/projects/lock", get(locks::all))
@@ -257,7 +276,10 @@ fn routes(app: Arc<App>) -> Router {
         .route("/jobs/{id}", get(jobs::job).delete(jobs::cancel))
         .route("/schemas", get(schemas::types))
         .route("/schemas/{type}", get(schemas::versions))
-        .route("/schemas/{type}/{version}", get(schemas::schema))
+        .route(
+            "/schemas/{type}/{version}",
+            get(schemas::schema).layer(from_fn(caching::revalidate)),
+        )
         .route("/schema/clients", get(schemas::clients))
         .route("/schema/validate", post(schemas::validate))
         .route("/schema/cache", delete(schemas::delete_cache))
@@ -305,21 +327,50 @@ pub fn router(app: Arc<App>) -> Router {
     let switch = switch.and_then(|switch| Switch::new(switch, &all, routes));
     let mut router = routes(app.clone());
     if let Some(switch) = switch {
-        router = router.layer(axum::middleware::from_fn_with_state(
-            Arc::new(switch),
-            storage::choose,
-        ));
+        router = router.layer(from_fn_with_state(Arc::new(switch), storage::choose));
+    }
+    if let Some(cors) = &app.config.api.cors {
+        router = router.layer(cors_layer(cors));
     }
     router
+        .layer(
+            CompressionLayer::new()
+                .compress_when(SizeAbove::new(COMPRESSED_FROM).and(NotForContentType::IMAGES)),
+        )
+        .layer(from_fn_with_state(app.limits.clone(), limits::admit))
         .layer(TimeoutLayer::with_status_code(
             StatusCode::SERVICE_UNAVAILABLE,
             REQUEST_TIMEOUT,
         ))
         .layer(CatchPanicLayer::custom(observe::panicked))
-        .layer(axum::middleware::from_fn_with_state(app, observe::observe))
+        .layer(from_fn_with_state(app, observe::observe))
+}
+
+/// What browsers are told; nothing given is anything (CONTRACT section 3.0).
+fn cors_layer(config: &CorsConfig) -> CorsLayer {
+    fn known<T>(texts: &[String], parse: impl Fn(&str) -> Option<T>) -> Option<Vec<T>> {
+        let any = texts.is_empty() || texts.iter().any(|text| text == "*");
+        (!any).then(|| texts.iter().filter_map(|text| parse(text)).collect())
+    }
+    let origins = known(&config.allow_origins, |text| {
+        HeaderValue::try_from(text).ok()
+    });
+    let methods = known(&config.allow_methods, |text| text.parse().ok());
+    let headers = known(&config.allow_headers, |text| text.parse().ok());
+    CorsLayer::new()
+        .allow_origin(origins.map_or_else(AllowOrigin::any, AllowOrigin::list))
+        .allow_methods(methods.map_or_else(AllowMethods::any, AllowMethods::list))
+        .allow_headers(headers.map_or_else(AllowHeaders::any, AllowHeaders::list))
+        .expose_headers([
+            header::LINK,
+            header::LOCATION,
+            header::RETRY_AFTER,
+            header::ETAG,
+        ])
 }
 
 /// The service for a listener: the router behind what must come before routing.
 pub fn service(app: Arc<App>) -> observe::Normalised {
-    observe::Normalised::new(router(app))
+    let prefix = app.config.api.prefix.clone();
+    observe::Normalised::new(router(app), prefix)
 }

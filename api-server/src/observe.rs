@@ -1,14 +1,15 @@
-//! Around the handlers: request ids, metrics, access logs, and answers for what no handler takes.
+//! Around the handlers: request ids, metrics, access and audit logs, and answers for what no handler takes.
 
 use std::any::Any;
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -20,6 +21,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
+use serde_json::json;
 use tower::{Service, ServiceExt};
 
 use crate::App;
@@ -97,7 +99,7 @@ fn method(request: &Request) -> &'static str {
     }
 }
 
-pub async fn observe(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+pub async fn observe(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let started = Instant::now();
     let method = method(&request);
     let route = request
@@ -110,11 +112,18 @@ pub async fn observe(State(app): State<Arc<App>>, request: Request, next: Next) 
         .filter(|id| id.len() <= REQUEST_ID_MAX)
         .cloned()
         .or_else(|| HeaderValue::try_from(format!("{:016x}", rand::random::<u64>())).ok());
+    let writes = !matches!(method, "GET" | "HEAD");
+    let path = writes.then(|| request.uri().path().to_owned());
+    let who = Who::default();
+    request.extensions_mut().insert(who.clone());
     let mut response = next.run(request).await;
     // The time limit answers without a body.
     let silent = !response.headers().contains_key(header::CONTENT_TYPE);
     if response.status() == StatusCode::SERVICE_UNAVAILABLE && silent {
         response = ApiError::unavailable("the request took too long").into_response();
+    }
+    if let (Some(error), Some(id)) = (response.extensions_mut().remove::<ApiError>(), &id) {
+        response = with_id(response, &error, id);
     }
     let status = response.status().as_u16();
     let seconds = started.elapsed().as_secs_f64();
@@ -122,6 +131,10 @@ pub async fn observe(State(app): State<Arc<App>>, request: Request, next: Next) 
         tracing::error!(method, route, status, seconds, request_id = ?id, "a request failed");
     } else {
         tracing::debug!(method, route, status, seconds, request_id = ?id, "request");
+    }
+    if let Some(path) = path {
+        let who = who.name();
+        tracing::info!(target: "audit", method, path, status, who, request_id = ?id);
     }
     let labels = Labels {
         method,
@@ -133,6 +146,30 @@ pub async fn observe(State(app): State<Arc<App>>, request: Request, next: Next) 
         response.headers_mut().insert(REQUEST_ID, id);
     }
     response
+}
+
+/// Who a request turned out to be of; whoever checks credentials says so.
+#[derive(Clone, Default)]
+pub struct Who(Arc<OnceLock<String>>);
+
+impl Who {
+    /// The first word counts.
+    pub fn is(&self, name: &str) {
+        let _ = self.0.set(name.to_owned());
+    }
+
+    fn name(&self) -> &str {
+        self.0.get().map_or("anonymous", String::as_str)
+    }
+}
+
+/// The same refusal, with the id by which the log knows the request.
+fn with_id(response: Response, error: &ApiError, id: &HeaderValue) -> Response {
+    let (mut parts, _) = response.into_parts();
+    let mut body = error.body();
+    body["request_id"] = json!(String::from_utf8_lossy(id.as_bytes()));
+    parts.headers.remove(header::CONTENT_LENGTH);
+    Response::from_parts(parts, Body::from(body.to_string()))
 }
 
 pub async fn not_found() -> ApiError {
@@ -158,11 +195,35 @@ pub fn panicked(cause: Box<dyn Any + Send + 'static>) -> Response {
 #[derive(Clone)]
 pub struct Normalised {
     router: Router,
+    /// What a proxy may have left before the API's own path.
+    prefix: Option<HeaderValue>,
 }
 
 impl Normalised {
-    pub(crate) fn new(router: Router) -> Self {
-        Self { router }
+    pub(crate) fn new(router: Router, prefix: Option<String>) -> Self {
+        let prefix = prefix.and_then(|own| HeaderValue::try_from(own).ok());
+        Self { router, prefix }
+    }
+
+    /// Takes the prefix off, and notes it as a proxy that had taken it off would have.
+    fn strip(&self, request: &mut Request) {
+        let Some(prefix) = &self.prefix else { return };
+        let whole = request.uri().path_and_query().map(PathAndQuery::as_str);
+        let rest = whole.and_then(|whole| whole.strip_prefix(prefix.to_str().ok()?));
+        let Some(rest) = rest.filter(|rest| rest.is_empty() || rest.starts_with(['/', '?'])) else {
+            return;
+        };
+        let path = match rest.starts_with('/') {
+            true => rest.to_owned(),
+            false => format!("/{rest}"),
+        };
+        if let Some(uri) = with_path(request.uri(), path) {
+            *request.uri_mut() = uri;
+            let headers = request.headers_mut();
+            headers
+                .entry("x-adb-prefix")
+                .or_insert_with(|| prefix.clone());
+        }
     }
 }
 
@@ -171,7 +232,10 @@ fn collapse(uri: &Uri) -> Option<Uri> {
     if !whole.starts_with("//") {
         return None;
     }
-    let path = format!("/{}", whole.trim_start_matches('/'));
+    with_path(uri, format!("/{}", whole.trim_start_matches('/')))
+}
+
+fn with_path(uri: &Uri, path: String) -> Option<Uri> {
     let mut parts = uri.clone().into_parts();
     parts.path_and_query = Some(PathAndQuery::try_from(path).ok()?);
     Uri::from_parts(parts).ok()
@@ -187,6 +251,10 @@ impl Service<Request> for Normalised {
     }
 
     fn call(&mut self, mut request: Request) -> Self::Future {
+        if let Some(uri) = collapse(request.uri()) {
+            *request.uri_mut() = uri;
+        }
+        self.strip(&mut request);
         if let Some(uri) = collapse(request.uri()) {
             *request.uri_mut() = uri;
         }

@@ -1,8 +1,10 @@
 //! A listener and what runs on it, until it is told to stop.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
+use axum::ServiceExt;
 use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
 
@@ -17,8 +19,11 @@ pub async fn serve(
     let listener = listener.tap_io(|stream| {
         let _ = stream.set_nodelay(true);
     });
-    let make = tower::make::Shared::new(crate::service(app));
-    axum::serve(listener, make)
-        .with_graceful_shutdown(stop)
-        .await
+    let service = crate::service(app);
+    axum::serve(
+        listener,
+        service.into_make_service_with_connect_info::<SocketAddr>(),
+    )
+    .with_graceful_shutdown(stop)
+    .await
 }

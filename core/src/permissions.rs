@@ -59,6 +59,7 @@ impl Scope {
 /// A complete set of permissions, as a permission file holds it and a document carries it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Permissions {
+    #[serde(default = "default_scope")]
     pub scope: Scope,
     #[serde(default, deserialize_with = "names")]
     pub owners: Vec<String>,
@@ -68,6 +69,23 @@ pub struct Permissions {
     pub read_access: Access,
     #[serde(default = "default_write")]
     pub write_access: Access,
+}
+
+impl Permissions {
+    /// What a file says that says nothing.
+    pub fn unsaid(scope: Scope) -> Self {
+        Self {
+            scope,
+            owners: Vec::new(),
+            viewers: Vec::new(),
+            read_access: default_read(),
+            write_access: default_write(),
+        }
+    }
+}
+
+fn default_scope() -> Scope {
+    Scope::Project
 }
 
 fn default_read() -> Access {

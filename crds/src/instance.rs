@@ -485,6 +485,16 @@ pub struct Api {
     /// Scaling by load.
     #[serde(default)]
     pub autoscaling: Option<Autoscaling>,
+    /// Requests of other sites that browsers may send.
+    #[serde(default)]
+    pub cors: Option<Cors>,
+    /// How often one caller may ask, of each pod.
+    #[serde(default)]
+    pub rate_limit: Option<RateLimit>,
+    /// Requests that each pod answers at a time, 1000 where nothing is said; more get a 503 at once.
+    #[serde(default)]
+    #[schemars(range(min = 1, max = 100_000))]
+    pub max_concurrent_requests: Option<u32>,
     /// Compute of each.
     #[serde(default)]
     pub resources: Option<Resources>,
@@ -492,6 +502,37 @@ pub struct Api {
     #[serde(default)]
     #[schemars(schema_with = "any_object")]
     pub pod_template: Option<Value>,
+}
+
+/// What browsers are told about requests of other sites.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Cors {
+    /// Such as `https://example.org`; absent: any.
+    #[serde(default)]
+    #[schemars(length(max = 64))]
+    pub allow_origins: Vec<String>,
+    /// Absent: any.
+    #[serde(default)]
+    #[schemars(length(max = 16))]
+    pub allow_methods: Vec<String>,
+    /// Absent: any.
+    #[serde(default)]
+    #[schemars(length(max = 64))]
+    pub allow_headers: Vec<String>,
+}
+
+/// How often one caller may ask: a user, or an address of whoever brings no token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RateLimit {
+    /// In the long run.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub requests_per_second: u32,
+    /// At once; absent: as many as in a second.
+    #[serde(default)]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub burst: Option<u32>,
 }
 
 /// The indexing workers' pods.

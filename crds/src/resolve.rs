@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use artifactdb_core::config::{
-    AuthConfig, ElasticsearchConfig, GprnConfig, GroupsConfig, InstanceConfig, PermissionsConfig,
-    PoolConfig, PoolKind, RedisConfig, SchemaItem, SchemasConfig, SearchConfig, SequenceConfig,
-    StorageConfig, StorageSwitchConfig, StsConfig, VersionsConfig,
+    ApiConfig, AuthConfig, CorsConfig, ElasticsearchConfig, GprnConfig, GroupsConfig,
+    InstanceConfig, PermissionsConfig, PoolConfig, PoolKind, RateLimitConfig, RedisConfig,
+    SchemaItem, SchemasConfig, SearchConfig, SequenceConfig, StorageConfig, StorageSwitchConfig,
+    StsConfig, VersionsConfig,
 };
 use artifactdb_core::mapping::{Mapping, MappingError};
 use artifactdb_core::permissions::PermissionsPatch;
@@ -431,6 +432,7 @@ fn config(name: &str, instance: &ArtifactDB, items: Vec<SchemaItem>) -> Instance
             items,
         },
         sequences: sequences(spec),
+        api: api(spec),
         versions: VersionsConfig {
             mutable: spec.versions.mutable,
         },
@@ -443,6 +445,26 @@ fn config(name: &str, instance: &ArtifactDB, items: Vec<SchemaItem>) -> Instance
                 .unwrap_or(search.max_results),
             ..search
         },
+    }
+}
+
+fn api(spec: &ArtifactDBSpec) -> ApiConfig {
+    let prefix = spec.ingress.as_ref().and_then(|own| own.prefix.as_deref());
+    let prefix = prefix
+        .map(|own| own.trim_matches('/'))
+        .filter(|own| !own.is_empty());
+    ApiConfig {
+        prefix: prefix.map(|own| format!("/{own}")),
+        cors: spec.api.cors.as_ref().map(|own| CorsConfig {
+            allow_origins: own.allow_origins.clone(),
+            allow_methods: own.allow_methods.clone(),
+            allow_headers: own.allow_headers.clone(),
+        }),
+        rate_limit: spec.api.rate_limit.as_ref().map(|own| RateLimitConfig {
+            requests_per_second: own.requests_per_second,
+            burst: own.burst,
+        }),
+        max_concurrent_requests: spec.api.max_concurrent_requests,
     }
 }
 

@@ -22,6 +22,7 @@ use common::{Load, Process, Row, gets, load, print, resident, wait_for};
 const ROUND: Duration = Duration::from_secs(2);
 const ROUNDS: usize = 3;
 const DOCUMENTS: usize = 10_000;
+const PROJECTS: usize = 10_000;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
@@ -316,6 +317,85 @@ async fn upload_request(instance: &Instance, dedup: usize) -> f64 {
     times[times.len() / 2]
 }
 
+/// The median time until a new project's redirection, in milliseconds.
+async fn provision(instance: &Instance) -> f64 {
+    let http = reqwest::Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        .build()
+        .unwrap();
+    let mut times = Vec::new();
+    for _ in 0..101 {
+        let request = http
+            .post(format!("{}/projects/upload", instance.url))
+            .bearer_auth(&instance.token)
+            .json(&json!({"filenames": []}));
+        let begun = Instant::now();
+        assert_eq!(request.send().await.unwrap().status(), 307);
+        times.push(begun.elapsed().as_secs_f64() * 1000.0);
+    }
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
+}
+
+async fn total(instance: &Instance, query: &str) -> u64 {
+    let url = format!("{}/search?size=0&q={query}", instance.url);
+    let answer = instance.http.get(url).send().await.unwrap();
+    let answer: Value = answer.json().await.unwrap();
+    answer["total"].as_u64().unwrap()
+}
+
+/// Seconds from the request to the first search in which a project of a thousand documents is gone.
+async fn permission_change(instance: &Instance) -> f64 {
+    let begun = upload(instance, "thousand", "1", 0..1000).await;
+    complete(instance, &begun).await;
+    let query = "_extra.project_id:thousand";
+    assert_eq!(total(instance, query).await, 1000);
+    let request = instance
+        .http
+        .put(format!("{}/projects/thousand/permissions", instance.url))
+        .bearer_auth(&instance.token)
+        .json(&json!({"read_access": "owners"}));
+    let begun = Instant::now();
+    assert_eq!(request.send().await.unwrap().status(), 202);
+    while total(instance, query).await > 0 {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    begun.elapsed().as_secs_f64()
+}
+
+async fn many_projects(instance: &Instance) {
+    let known = total(instance, "*").await;
+    let uploads = futures::stream::iter(0..PROJECTS).map(|number| async move {
+        let project = format!("many{number:05}");
+        let begun = upload(instance, &project, "1", number..number + 1).await;
+        let url = begun["completion_url"].as_str().unwrap();
+        let put = instance.http.put(format!("{}{url}", instance.url));
+        let put = put.json(&json!({"read_access": "public"}));
+        assert_eq!(put.send().await.unwrap().status(), 202);
+    });
+    uploads.buffer_unordered(32).collect::<Vec<()>>().await;
+    while total(instance, "*").await < known + PROJECTS as u64 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Seconds for every page of the list of projects.
+async fn list_projects(instance: &Instance) -> f64 {
+    let begun = Instant::now();
+    let (mut path, mut found) = ("/projects?size=500".to_owned(), 0);
+    loop {
+        let answer = instance.http.get(format!("{}{path}", instance.url));
+        let page: Value = answer.send().await.unwrap().json().await.unwrap();
+        found += page["results"].as_array().unwrap().len();
+        match page["next"].as_str() {
+            Some(next) => path = next.to_owned(),
+            None => break,
+        }
+    }
+    assert!(found >= PROJECTS, "{found}");
+    begun.elapsed().as_secs_f64()
+}
+
 /// Nanoseconds per presigned URL: ours, and the SDK's.
 async fn presign() -> (f64, f64) {
     let storage = StorageConfig {
@@ -458,6 +538,28 @@ async fn bench() {
         )
         .await;
     }
+    rows.push(below(
+        "provision a project",
+        provision(&instance).await,
+        "ms",
+        10.0,
+        "",
+    ));
+    rows.push(below(
+        "permission change to visible, 1,000 documents",
+        permission_change(&instance).await,
+        "s",
+        1.0,
+        "",
+    ));
+    many_projects(&instance).await;
+    rows.push(below(
+        "list 10,000 projects, 20 pages",
+        list_projects(&instance).await,
+        "s",
+        2.0,
+        "Python: 14 ms a page of 100, which makes 1.4 s",
+    ));
     let (ours, sdk) = presign().await;
     rows.push(Row {
         name: "presign one URL".to_owned(),

@@ -71,7 +71,8 @@ say "installing the operator"
     crd/artifactschemas.artifactdb.io crd/artifactplugins.artifactdb.io crd/artifactschedules.artifactdb.io >/dev/null
 "$ARTIFACTDB_E2E_KUBECTL" -n artifactdb-system rollout status deployment/artifactdb-operator --timeout=60s >&2
 if [ "${1:-}" != --bench ]; then
-    cargo test --locked --package artifactdb-e2e --test e2e -- --test-threads 1 --nocapture "$@"
+    # Of the whole workspace, as `make test` builds it: nothing is compiled a second time.
+    cargo test --locked --workspace --all-features --test e2e -- --test-threads 1 --nocapture "$@"
     [ $# = 0 ] || exit 0
 fi
 "$CARGO_TARGET_DIR/$MUSL/image/bench-operator"

@@ -16,6 +16,7 @@ use http::request::Parts;
 
 use crate::App;
 use crate::error::{ApiError, ApiResult};
+use crate::observe::Who;
 
 pub use grant::{Act, CREDENTIAL, Grant};
 pub(crate) use groups::Groups;
@@ -54,17 +55,19 @@ impl FromRequestParts<Arc<App>> for Identity {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> ApiResult<Self> {
-        if !app.config.auth.enabled {
-            return Ok(Self {
-                caller: Caller::Anonymous,
-            });
-        }
-        let caller = match (parts.headers.get(SERVICE_KEY), bearer(parts)) {
-            (Some(key), _) => Caller::User(app.service_user(key.as_bytes())?),
-            (None, Some(token)) => Caller::User(app.user(token).await?),
-            (None, None) => Caller::Anonymous,
+        let named = match (parts.headers.get(SERVICE_KEY), bearer(parts)) {
+            _ if !app.config.auth.enabled => Ok(Caller::Anonymous),
+            (Some(key), _) => app.service_user(key.as_bytes()).map(Caller::User),
+            (None, Some(token)) => app.user(token).await.map(Caller::User),
+            (None, None) => Ok(Caller::Anonymous),
         };
-        Ok(Self { caller })
+        // Wrong credentials are counted as nobody's: guessing is not free.
+        let counted = named.as_ref().unwrap_or(&Caller::Anonymous);
+        app.limits.count(counted, parts)?;
+        if let (Some(who), Some(user)) = (parts.extensions.get::<Who>(), counted.user_id()) {
+            who.is(user);
+        }
+        Ok(Self { caller: named? })
     }
 }
 

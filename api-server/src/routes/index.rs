@@ -71,7 +71,10 @@ pub async fn build(
     body: Body<BuildRequest>,
 ) -> ApiResult<Response> {
     app.require_role(&identity, &[roles::ADMIN])?;
-    let projects = body.0.map(|body| body.project_ids).unwrap_or_default();
+    let projects = body
+        .given()?
+        .map(|body| body.project_ids)
+        .unwrap_or_default();
     if projects.len() > NAMED_MAX {
         return Err(ApiError::bad_request(format!(
             "name at most {NAMED_MAX} projects, or none for all of them"

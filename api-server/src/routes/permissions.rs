@@ -40,16 +40,24 @@ async fn read(
 }
 
 /// The version of the path; hidden and missing ones look the same.
-async fn version_of(app: &App, identity: &Identity, path: &VersionRefPath) -> ApiResult<Version> {
+async fn version_of(
+    app: &App,
+    identity: &Identity,
+    path: &VersionRefPath,
+    action: Action,
+) -> ApiResult<Version> {
     let VersionRefPath(project, version) = path;
-    let found = app.resolve(identity, project, version).await?;
-    match found {
-        Some(version) => Ok(version),
-        None if identity.caller.has_role(&[roles::UPLOADER]) => Err(ApiError::not_found(format!(
-            "No such project_id/version (or revision). Check /projects/{project}/version/…/info"
-        ))),
-        None => Err(identity.refusal(&format!("may not read the permissions of {project}"))),
+    if let Some(version) = app.resolve(identity, project, version).await? {
+        return Ok(version);
     }
+    // Who may do the same to the project may hear that it has no such version.
+    match action {
+        Action::Read => drop(read(app, identity, project, None).await?),
+        Action::Write => app.require_write(identity, project, None).await?,
+    }
+    Err(ApiError::not_found(format!(
+        "No such project_id/version (or revision). Check /projects/{project}/version/…/info"
+    )))
 }
 
 async fn write(
@@ -58,9 +66,10 @@ async fn write(
     headers: &HeaderMap,
     project: &Project,
     version: Option<&Version>,
-    patch: &PermissionsPatch,
+    body: Body<PermissionsPatch>,
 ) -> ApiResult<Response> {
     app.require_write(identity, project, version).await?;
+    let patch = body.required()?;
     let scope = if version.is_some() {
         Scope::Version
     } else {
@@ -76,7 +85,7 @@ async fn write(
         )));
     }
     let (versions, project) = (app.versions.clone(), project.clone());
-    let (version, patch) = (version.cloned(), patch.clone());
+    let version = version.cloned();
     let owner = identity.name().map(str::to_owned);
     let task = to_the_end(async move {
         versions
@@ -139,8 +148,7 @@ pub async fn set_of_project(
     headers: HeaderMap,
     body: Body<PermissionsPatch>,
 ) -> ApiResult<Response> {
-    let patch = body.required()?;
-    write(&app, &identity, &headers, &project, None, &patch).await
+    write(&app, &identity, &headers, &project, None, body).await
 }
 
 #[utoipa::path(delete, path = "/projects/{project}/permissions", tag = "permissions",
@@ -173,7 +181,7 @@ pub async fn of_version(
     identity: Identity,
     path: VersionRefPath,
 ) -> ApiResult<Json<Value>> {
-    let version = version_of(&app, &identity, &path).await?;
+    let version = version_of(&app, &identity, &path, Action::Read).await?;
     read(&app, &identity, &path.0, Some(&version)).await
 }
 
@@ -194,9 +202,8 @@ pub async fn set_of_version(
     headers: HeaderMap,
     body: Body<PermissionsPatch>,
 ) -> ApiResult<Response> {
-    let patch = body.required()?;
-    let version = version_of(&app, &identity, &path).await?;
-    write(&app, &identity, &headers, &path.0, Some(&version), &patch).await
+    let version = version_of(&app, &identity, &path, Action::Write).await?;
+    write(&app, &identity, &headers, &path.0, Some(&version), body).await
 }
 
 #[utoipa::path(delete, path = "/projects/{project}/version/{version}/permissions", tag = "permissions",
@@ -213,6 +220,6 @@ pub async fn delete_of_version(
     path: VersionRefPath,
     headers: HeaderMap,
 ) -> ApiResult<Response> {
-    let version = version_of(&app, &identity, &path).await?;
+    let version = version_of(&app, &identity, &path, Action::Write).await?;
     delete(&app, &identity, &headers, &path.0, Some(&version)).await
 }

@@ -45,9 +45,11 @@ pub async fn provision_project(
     identity: Identity,
     params: Params,
     headers: HeaderMap,
-    _: Body<IgnoredAny>,
+    body: Body<IgnoredAny>,
 ) -> ApiResult<Response> {
     app.require_role(&identity, &[roles::CREATOR, roles::UPLOADER])?;
+    // One that nobody will understand costs no number.
+    body.given()?;
     let sequence = app.sequence(params.get("prefix"))?.clone();
     let versions = app.versions.clone();
     let (project, version) =
@@ -73,9 +75,10 @@ pub async fn provision_version(
     identity: Identity,
     ProjectPath(project): ProjectPath,
     headers: HeaderMap,
-    _: Body<IgnoredAny>,
+    body: Body<IgnoredAny>,
 ) -> ApiResult<Response> {
     app.require_write(&identity, &project, None).await?;
+    body.given()?;
     let leases = app.versions.lease.of_project(&project).await;
     let locked = leases
         .map_err(WriteError::from)?

@@ -590,7 +590,7 @@ pub async fn complete(
         None => identity.name().map(str::to_owned),
     };
     let epoch = grant.map(|grant| grant.epoch);
-    let permissions = body.0.unwrap_or_default();
+    let permissions = body.given()?.unwrap_or_default();
     let versions = app.versions.clone();
     let completed = to_the_end(async move {
         let caller = caller.as_deref();

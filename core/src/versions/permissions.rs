@@ -39,7 +39,7 @@ impl Versions {
             let known = match self.permission_files.get(&key) {
                 Some(known) => known,
                 None => {
-                    let read = self.read_permissions(&key).await?.map(Arc::new);
+                    let read = self.read_permissions(level, &key).await?.map(Arc::new);
                     self.permission_files.insert(key, read.clone());
                     read
                 }
@@ -62,16 +62,21 @@ impl Versions {
         version: Option<&Version>,
     ) -> Result<Option<Resolved>, StoreError> {
         for (level, key) in levels(project, version) {
-            if let Some(permissions) = self.read_permissions(&key).await? {
+            if let Some(permissions) = self.read_permissions(level, &key).await? {
                 return Ok(Some(Resolved { permissions, level }));
             }
         }
         Ok(None)
     }
 
-    async fn read_permissions(&self, key: &str) -> Result<Option<Permissions>, StoreError> {
-        let read = store::get_json::<Permissions>(&*self.store, key).await?;
-        Ok(read.map(|(permissions, _)| permissions))
+    /// A file that people wrote may leave members out.
+    async fn read_permissions(
+        &self,
+        level: Scope,
+        key: &str,
+    ) -> Result<Option<Permissions>, StoreError> {
+        let read = store::get_json::<PermissionsPatch>(&*self.store, key).await?;
+        Ok(read.map(|(given, _)| given.onto(Permissions::unsaid(level))))
     }
 
     /// Forgets what readers may have seen of the permissions of `project` up to now.

@@ -6,10 +6,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "../suite/access.rs"]
+mod access;
 #[path = "../suite/administration.rs"]
 mod administration;
 #[path = "../suite/bad_input.rs"]
 mod bad_input;
+#[path = "../suite/clients.rs"]
+mod clients;
 #[path = "../suite/harness.rs"]
 mod harness;
 #[path = "../suite/history.rs"]
@@ -18,6 +22,8 @@ mod history;
 mod large;
 #[path = "../suite/names.rs"]
 mod names;
+#[path = "../suite/operations.rs"]
+mod operations;
 #[path = "../suite/paging.rs"]
 mod paging;
 #[path = "../suite/path.rs"]

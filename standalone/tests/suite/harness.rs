@@ -9,9 +9,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use artifactdb_core::config::InstanceConfig;
+use artifactdb::secrets::Secrets;
+use artifactdb_core::config::{InstanceConfig, StorageConfig};
+use artifactdb_core::store::{Condition, Credentials, S3Store, Store};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use jiff::SignedDuration;
 use md5::{Digest, Md5};
 use reqwest::header::HeaderMap;
 use reqwest::{Method, Response, StatusCode};
@@ -350,6 +353,49 @@ impl Server {
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     }
 
+    /// A token of this instance that was good until a moment ago.
+    pub fn expired_token(&self) -> String {
+        let secrets = Secrets::load(&self.data).unwrap();
+        let life = SignedDuration::from_secs(-60);
+        secrets.token("late", &[], life).unwrap()
+    }
+
+    /// Writes the permissions of the whole instance, as whoever has the bucket does.
+    pub async fn write_global_permissions(&self, permissions: &Value) {
+        let content = permissions.to_string().into_bytes();
+        let key = artifactdb_core::keys::GLOBAL_PERMISSIONS;
+        let put = match &self.real {
+            Some(real) => real.store.put(key, content.into(), Condition::Always).await,
+            None => {
+                self.embedded_store()
+                    .put(key, content.into(), Condition::Always)
+                    .await
+            }
+        };
+        put.unwrap();
+    }
+
+    /// The bucket of a one-process instance.
+    fn embedded_store(&self) -> S3Store {
+        let secrets = Secrets::load(&self.data).unwrap();
+        let storage = StorageConfig {
+            alias: "default".to_owned(),
+            bucket: "artifactdb-quickstart".to_owned(),
+            endpoint: Some(self.s3_endpoint.clone()),
+            public_endpoint: None,
+            region: "us-east-1".to_owned(),
+            path_style: true,
+            version_pinning: None,
+            sts: None,
+        };
+        let credentials = Credentials {
+            access_key: secrets.access_key,
+            secret_key: secrets.secret_key,
+            session_token: None,
+        };
+        S3Store::new(&storage, credentials)
+    }
+
     /// A request by whoever has `token`; an empty one is anonymous.
     pub async fn raw(
         &self,
@@ -383,7 +429,7 @@ impl Server {
         let response = self.raw(method, path, token, body.as_ref()).await.unwrap();
         let status = response.status();
         let text = response.text().await.unwrap();
-        let value: Value =
+        let mut value: Value =
             serde_json::from_str(&text).unwrap_or_else(|_| panic!("{path}: {status} {text}"));
         if status.is_client_error() || status.is_server_error() {
             let word = value["status"].as_str();
@@ -392,6 +438,9 @@ impl Server {
                 "{path}: {value}"
             );
             assert!(value["reason"].is_string(), "{path}: {value}");
+            // It differs each time, and refusals are compared.
+            let id = value.as_object_mut().unwrap().remove("request_id");
+            assert!(id.is_some_and(|id| id.is_string()), "{path}: {value}");
         }
         (status, value)
     }

@@ -4,17 +4,21 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod access;
 mod administration;
 mod bad_input;
+mod clients;
 mod commands;
+mod docs;
 mod harness;
 mod history;
 mod interleavings;
 mod kills;
 mod large;
 mod layout;
+mod mistakes;
 mod names;
-
+mod operations;
 mod paging;
 mod path;
 mod permissions;
