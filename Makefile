@@ -21,7 +21,11 @@ test: setup ## Check format and lints, start the services, then run every test
 	@set -a; services="$$(scripts/services.sh up)" && eval "$$services"; \
 	INSTA_UPDATE=no cargo test --workspace --all-features --locked
 
-test-slow: setup ## Rebuild an index of 50,000 documents under load
+test-slow: setup ## A million hostile inputs, schemathesis, and 50,000 documents indexed again under load
+	ARTIFACTDB_FUZZ_INPUTS=1000000 cargo test --workspace --all-features --locked --test suite \
+		-- fuzz:: --nocapture
+	@cargo build --locked --workspace --all-features --bin artifactdb
+	tests/schemathesis/run.sh "$(TARGET_DIR)/debug/artifactdb"
 	@set -a; services="$$(scripts/services.sh up)" && eval "$$services"; \
 	ARTIFACTDB_TEST_DOCUMENTS=50000 cargo test --workspace --all-features --locked --test servers \
 		-- an_index_is_rebuilt_under_load --nocapture

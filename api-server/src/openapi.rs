@@ -2,7 +2,9 @@
 
 use axum::Json;
 use axum::Router;
-use utoipa::OpenApi;
+use utoipa::openapi::path::{Operation, ParameterIn};
+use utoipa::openapi::{Content, Ref, RefOr, ResponseBuilder};
+use utoipa::{Modify, OpenApi, ToSchema};
 use utoipa_swagger_ui::SwaggerUi;
 
 use crate::routes::{
@@ -10,8 +12,26 @@ use crate::routes::{
     sequences, tasks, uploads,
 };
 
+/// A refusal, as every one looks.
+#[derive(ToSchema)]
+#[allow(
+    dead_code,
+    reason = "described and never made: the one error type prints itself"
+)]
+struct Refusal {
+    /// `error`, or `forbidden` for a 403.
+    status: String,
+    /// Why, for people.
+    reason: String,
+    /// By which the log knows the request.
+    request_id: String,
+}
+
 #[derive(OpenApi)]
 #[openapi(
+    modifiers(&Refusals),
+    components(schemas(Refusal)),
+
     info(
         title = "ArtifactDB",
         description = "Versioned data with metadata, search and permissions. Errors are JSON with `status` and `reason`.",
@@ -93,6 +113,67 @@ use crate::routes::{
     )
 )]
 struct Description;
+
+/// Adds what may come of every request of a kind, whichever its handler: the handlers say what is
+/// theirs.
+struct Refusals;
+
+/// Routes of probes: they look at nothing that a caller sends.
+const PROBES: [&str; 3] = ["/livez", "/readyz", "/metrics"];
+
+impl Modify for Refusals {
+    fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
+        for (path, item) in &mut openapi.paths.paths {
+            let operations = [
+                &mut item.get,
+                &mut item.put,
+                &mut item.post,
+                &mut item.delete,
+            ];
+            for operation in operations.into_iter().flatten() {
+                if !PROBES.contains(&&**path) {
+                    refuse(operation);
+                }
+                for (status, response) in &mut operation.responses.responses {
+                    let refuses = status.starts_with(['4', '5']);
+                    if let (true, RefOr::T(response)) = (refuses, response) {
+                        response
+                            .content
+                            .entry("application/json".to_owned())
+                            .or_insert_with(|| {
+                                RefOr::T(Content::new(Some(Ref::from_schema_name("Refusal"))))
+                            });
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn refuse(operation: &mut Operation) {
+    let parameters = operation.parameters.iter().flatten();
+    let asks = parameters
+        .into_iter()
+        .any(|own| matches!(own, RefOr::T(own) if own.parameter_in == ParameterIn::Query));
+    let brings = operation.request_body.is_some();
+    for (applies, status, what) in [
+        (true, "400", "A name or a token is malformed"),
+        (
+            asks || brings,
+            "422",
+            "A parameter or the body is malformed",
+        ),
+        (brings, "413", "The body is too large"),
+        (true, "429", "Too many requests of this caller"),
+        (true, "503", "A server is away, or this one is busy"),
+    ] {
+        let known = &mut operation.responses.responses;
+        if applies && !known.contains_key(status) {
+            let response = ResponseBuilder::new().description(what).build();
+            known.insert(status.to_owned(), RefOr::T(response));
+        }
+    }
+}
 
 /// The description as a value.
 pub fn openapi_json() -> serde_json::Value {

@@ -32,6 +32,11 @@ pub fn file_in(project: &Project, version: &Version, path: &FilePath) -> String 
     format!("{project}/{version}/{path}")
 }
 
+/// `<project>/<version>/..diff/`: corrections of metadata, written by curators.
+pub fn corrections(project: &Project, version: &Version) -> String {
+    format!("{project}/{version}/..diff/")
+}
+
 /// Says that a version may be deleted.
 pub fn version_mark(project: &Project, version: &Version) -> String {
     format!("{project}/{version}/..deleteme")

@@ -1,16 +1,16 @@
 //! A version's metadata read from the store and made into what is indexed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::pin::pin;
 
 use artifactdb_core::document::{
     DataObject, DocumentError, Metadata, Transient, VersionContext, indexed, schema_parts,
 };
 use artifactdb_core::id::{FilePath, Project, Version};
-use artifactdb_core::keys;
 use artifactdb_core::search::{SearchError, Write, WriteFailure};
 use artifactdb_core::state::{Epoch, Expiry, FileEntry, Manifest, VersionState};
 use artifactdb_core::store::StoreError;
+use artifactdb_core::{jsondiff, keys};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use serde_json::{Map, Value};
@@ -52,6 +52,24 @@ fn check_size(path: &FilePath, entry: &FileEntry) -> Result<(), BuildError> {
             "'{path}' is larger than {METADATA_MAX} bytes; if it is data, list it in .adbignore"
         )));
     }
+    Ok(())
+}
+
+/// Corrects what a document says of its file. Which file that is, and what this system says of it,
+/// is not for a correction.
+fn correct(metadata: &mut Metadata, correction: &Value) -> Result<(), BuildError> {
+    let metapath = metadata.metapath.clone();
+    let invalid =
+        |text: String| BuildError::Invalid(format!("'..diff/{metapath}.jsondiff': {text}"));
+    let corrected = jsondiff::patch(metadata.body.take(), correction)
+        .map_err(|error| invalid(error.to_string()))?;
+    let kept = corrected.get("path").and_then(Value::as_str) == Some(metadata.path.as_str());
+    if !kept || corrected.get("_extra").is_some() {
+        return Err(invalid(
+            "'path' and '_extra' must stay as they are, and the document an object".to_owned(),
+        ));
+    }
+    metadata.body = corrected;
     Ok(())
 }
 
@@ -114,10 +132,11 @@ impl Indexer {
             uploader: Some(&state.owner),
         };
         let ignored = self.ignored(project, name, &manifest).await?;
+        let corrections = self.corrections(project, name).await?;
         let wanted = metadata_of(&manifest, &ignored);
         let mut reads = pin!(
             futures::stream::iter(wanted)
-                .map(|(path, entry)| self.read(project, name, path, entry))
+                .map(|(path, entry)| self.read(project, name, path, entry, &corrections))
                 .buffered(READS)
         );
         let mut described: HashMap<FilePath, FilePath> = HashMap::new();
@@ -128,9 +147,10 @@ impl Indexer {
             tokio::select! {
                 read = reads.next(), if writing.len() < WRITES => {
                     let Some(read) = read else { break };
-                    let (metadata, entry) = read?;
+                    let (metadata, entry, correction) = read?;
                     let (path, metapath) = (metadata.path.clone(), metadata.metapath.clone());
-                    let document = self.document(metadata, &entry, &manifest, &context)?;
+                    let document =
+                        self.document(metadata, correction.as_ref(), &entry, &manifest, &context)?;
                     let id = format!("{project}:{path}@{name}");
                     if let Some(first) = described.insert(path.clone(), metapath.clone()) {
                         return Err(BuildError::from(DocumentError::Duplicate {
@@ -187,17 +207,19 @@ impl Indexer {
             uploader: Some(&state.owner),
         };
         let ignored = self.ignored(project, name, &manifest).await?;
+        let corrections = self.corrections(project, name).await?;
         let wanted = metadata_of(&manifest, &ignored);
         let mut reads = pin!(
             futures::stream::iter(wanted)
-                .map(|(path, entry)| self.read(project, name, path, entry))
+                .map(|(path, entry)| self.read(project, name, path, entry, &corrections))
                 .buffered(READS)
         );
         let (mut checked, mut problems) = (0, Vec::new());
         while let Some(read) = reads.next().await {
             checked += 1;
-            let made = read
-                .and_then(|(metadata, entry)| self.document(metadata, &entry, &manifest, &context));
+            let made = read.and_then(|(metadata, entry, correction)| {
+                self.document(metadata, correction.as_ref(), &entry, &manifest, &context)
+            });
             match made {
                 Ok(_) => {}
                 Err(BuildError::Invalid(problem)) => {
@@ -213,12 +235,16 @@ impl Indexer {
     /// anything of its version is written, as far as that is held back.
     fn document(
         &self,
-        metadata: Metadata,
+        mut metadata: Metadata,
+        correction: Option<&Value>,
         entry: &FileEntry,
         manifest: &Manifest,
         context: &VersionContext<'_>,
     ) -> Result<Map<String, Value>, BuildError> {
         self.check(&metadata)?;
+        if let Some(correction) = correction {
+            correct(&mut metadata, correction)?;
+        }
         let link = manifest.links.get(&metadata.path);
         let data = manifest.files.get(&metadata.path).map(|file| DataObject {
             size: file.size,
@@ -253,7 +279,8 @@ impl Indexer {
         name: &Version,
         path: FilePath,
         entry: FileEntry,
-    ) -> Result<(Metadata, FileEntry), BuildError> {
+        corrections: &HashSet<String>,
+    ) -> Result<(Metadata, FileEntry, Option<Value>), BuildError> {
         check_size(&path, &entry)?;
         let key = keys::file_in(project, name, &path);
         let object = self
@@ -266,7 +293,43 @@ impl Indexer {
                 "'{path}' is gone from the object store"
             )));
         };
-        Ok((Metadata::parse(&path, &object.bytes)?, entry))
+        let metadata = Metadata::parse(&path, &object.bytes)?;
+        let correction = match corrections.get(&format!("{path}.jsondiff")) {
+            Some(own) => self.correction(project, name, own).await?,
+            None => None,
+        };
+        Ok((metadata, entry, correction))
+    }
+
+    /// The names of the corrections that curators left beside a version (`jsondiff`). They come after
+    /// its completion, so no manifest has them.
+    async fn corrections(
+        &self,
+        project: &Project,
+        name: &Version,
+    ) -> Result<HashSet<String>, BuildError> {
+        let prefix = keys::corrections(project, name);
+        let listed = self.versions.store.list(&prefix).await?;
+        let names = listed.into_iter().filter_map(|own| {
+            let name = own.key.strip_prefix(&prefix)?;
+            name.ends_with(".jsondiff").then(|| name.to_owned())
+        });
+        Ok(names.collect())
+    }
+
+    async fn correction(
+        &self,
+        project: &Project,
+        name: &Version,
+        own: &str,
+    ) -> Result<Option<Value>, BuildError> {
+        let key = format!("{}{own}", keys::corrections(project, name));
+        let Some(object) = self.versions.store.get(&key, None).await? else {
+            return Ok(None);
+        };
+        serde_json::from_slice(&object.bytes)
+            .map(Some)
+            .map_err(|error| BuildError::Invalid(format!("'..diff/{own}' is no JSON: {error}")))
     }
 
     async fn ignored(

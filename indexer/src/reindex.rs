@@ -41,11 +41,15 @@ impl Shard {
     }
 }
 
-/// Whether a completed version counts as indexed once its documents are written: only in the index
-/// that answers searches.
+/// Where the documents go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Publish {
+    /// To an empty index that will answer searches: a completed version counts as indexed then.
     Yes,
+    /// To one that answers already, over what it holds: that stays where a version cannot be made
+    /// again.
+    Again,
+    /// To one beside it.
     No,
 }
 
@@ -130,14 +134,16 @@ async fn index_one(
         .await;
     match written {
         Ok(documents) => {
-            if publish == Publish::Yes {
+            if publish != Publish::No {
                 versions.published(project, name, epoch, documents).await?;
             }
             Ok(Outcome::Written(documents))
         }
         Err(TaskError::Permanent(reason)) => {
             tracing::warn!(%project, version = %name, %reason, "a version cannot be indexed");
-            indexer.search.remove(project, name, version + 1).await?;
+            if publish != Publish::Again {
+                indexer.search.remove(project, name, version + 1).await?;
+            }
             Ok(Outcome::Failed)
         }
         Err(transient) => Err(transient),

@@ -214,7 +214,7 @@ impl Indexer {
             true => reindex::projects(self, Shard::WHOLE).await?,
             false => projects.to_vec(),
         };
-        let done = reindex::reindex(self, projects, Publish::Yes, |progress| {
+        let done = reindex::reindex(self, projects, Publish::Again, |progress| {
             tracing::debug!(?progress, "indexing again");
         });
         Ok(json!(done.await?))

@@ -3,9 +3,9 @@
 # here, with Elasticsearch, Redis and S3 as processes of this machine. Everything that was started is
 # stopped afterwards, also after a failure.
 #
-#   tests/e2e/run.sh              every test, and then the operator's bench
+#   tests/e2e/run.sh              every test
 #   tests/e2e/run.sh schemas …    arguments go to the tests
-#   tests/e2e/run.sh --bench      the operator's bench alone
+#   tests/e2e/run.sh --bench      the operator's bench
 #
 # It installs config/install into the cluster. With KUBECONFIG the images that this names must be
 # there, ARTIFACTDB_E2E_ADDRESS is this machine's address as pods reach it, and this machine must reach
@@ -70,9 +70,9 @@ say "installing the operator"
 "$ARTIFACTDB_E2E_KUBECTL" wait --for=condition=Established --timeout=30s crd/artifactdbs.artifactdb.io \
     crd/artifactschemas.artifactdb.io crd/artifactplugins.artifactdb.io crd/artifactschedules.artifactdb.io >/dev/null
 "$ARTIFACTDB_E2E_KUBECTL" -n artifactdb-system rollout status deployment/artifactdb-operator --timeout=60s >&2
-if [ "${1:-}" != --bench ]; then
+if [ "${1:-}" = --bench ]; then
+    "$CARGO_TARGET_DIR/$MUSL/image/bench-operator"
+else
     # Of the whole workspace, as `make test` builds it: nothing is compiled a second time.
     cargo test --locked --workspace --all-features --test e2e -- --test-threads 1 --nocapture "$@"
-    [ $# = 0 ] || exit 0
 fi
-"$CARGO_TARGET_DIR/$MUSL/image/bench-operator"

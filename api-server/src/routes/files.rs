@@ -66,6 +66,7 @@ pub async fn find(
     ),
     responses(
         (status = 200, description = "The metadata document", body = Value),
+        (status = 304, description = "It is as `If-None-Match` knows it"),
         (status = 400, description = "Malformed identifier"),
         (status = 404, description = "No such file, or none that the caller may read"),
         (status = 422, description = "The stored metadata is not JSON"),

@@ -10,6 +10,7 @@ use axum::Json;
 use axum::extract::State;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use crate::App;
 use crate::auth::Identity;
@@ -30,13 +31,30 @@ fn check_client(params: &Params) -> ApiResult<()> {
 }
 
 #[utoipa::path(get, path = "/schemas", tag = "schemas",
-    params(("client" = Option<String>, Query)),
+    params(
+        ("client" = Option<String>, Query),
+        ("checksum" = Option<bool>, Query, description = "A checksum of all schemas instead, for administrators"),
+    ),
     responses(
         (status = 200, description = "The document types", body = Value),
+        (status = 403, description = "A checksum, for others than administrators"),
         (status = 404, description = "There are none"),
     ))]
-pub async fn types(State(app): State<Arc<App>>, params: Params) -> ApiResult<Json<Value>> {
+pub async fn types(
+    State(app): State<Arc<App>>,
+    identity: Identity,
+    params: Params,
+) -> ApiResult<Json<Value>> {
     check_client(&params)?;
+    if params.flag("checksum")? {
+        if !identity.caller.is_root() {
+            return Err(ApiError::forbidden(
+                "Retrieving schema types checksum requires `admin` role",
+            ));
+        }
+        let all = serde_json::to_vec(&app.config.schemas.items).unwrap_or_default();
+        return Ok(Json(json!({"checksum": hex::encode(Sha256::digest(all))})));
+    }
     let mut names: Vec<&str> = app
         .config
         .schemas
@@ -90,6 +108,7 @@ pub async fn versions(
     params(("type" = String, Path), ("version" = String, Path, description = "With or without `.json`")),
     responses(
         (status = 200, description = "The JSON Schema", body = Value),
+        (status = 304, description = "It is as `If-None-Match` knows it"),
         (status = 404, description = "No such type or version"),
     ))]
 pub async fn schema(

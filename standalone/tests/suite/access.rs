@@ -34,6 +34,7 @@ enum Rule {
     Shows(u16, u16),
     Writes(u16),
     Role(&'static str, u16),
+    Root(u16),
     Signed(u16),
     Anyone(u16),
     Blind(u16),
@@ -77,6 +78,7 @@ fn expectations() -> Expectations {
                     ["shows", a, b] => Rule::Shows(code(a), code(b)),
                     ["writes", a] => Rule::Writes(code(a)),
                     ["role", role, a] => Rule::Role(role, code(a)),
+                    ["root", a] => Rule::Root(code(a)),
                     ["signed", a] => Rule::Signed(code(a)),
                     ["anyone", a] => Rule::Anyone(code(a)),
                     ["blind", a] => Rule::Blind(code(a)),
@@ -117,6 +119,7 @@ impl Expectations {
             Rule::Shows(yes, no) => when(reads || uploads, yes, no),
             Rule::Writes(yes) => when(self.may_write.contains(caller), yes, refused),
             Rule::Role(role, yes) => when(self.has[role].contains(caller), yes, refused),
+            Rule::Root(yes) => when(self.has["admin"].contains(caller), yes, 403),
             Rule::Signed(_) if caller == "presigned" => 403,
             Rule::Signed(yes) => when(self.may_write.contains(caller), yes, refused),
         }

@@ -309,3 +309,42 @@ async fn the_service_key_is_an_administrator() {
         }
     }
 }
+
+#[tokio::test]
+async fn corrections_beside_the_metadata_count_when_it_is_indexed_again() {
+    let server = Server::start().await;
+    let files = table("a.csv", "a\n1\n", "wrong title", 1);
+    let public = json!({"read_access": "public"});
+    server.upload("P", "1", &files, &public).await;
+    let correct = async |diff: &str| {
+        let key = "P/1/..diff/a.csv.json.jsondiff";
+        server.put_object(key, diff.as_bytes().to_vec()).await;
+        let (_, accepted) = as_admin(&server, Method::PUT, "/index/build", None).await;
+        let job = server.wait(&accepted).await;
+        assert_eq!(job["status"], "SUCCESS", "{job}");
+        job["result"]["failed"].as_u64().unwrap()
+    };
+    let failed =
+        correct(r#"{"title": "corrected", "columns": {"0": {"name": "b"}}, "$delete": ["rows"]}"#);
+    assert_eq!(failed.await, 0);
+    let (_, document) = server.anonymous("/files/P:a.csv@1/metadata").await;
+    assert_eq!(document["title"], "corrected");
+    assert_eq!(
+        document["columns"],
+        json!([{"name": "b", "type": "number"}])
+    );
+    assert!(document.get("rows").is_none());
+    let (_, raw) = server.anonymous("/files/P:a.csv@1/metadata?raw=true").await;
+    assert_eq!(raw["title"], "wrong title");
+    // What does not fit, or says who may read, changes nothing that is shown.
+    for wrong in [
+        "no JSON",
+        r#"{"columns": {"7": 1}}"#,
+        r#"{"path": "b.csv"}"#,
+        r#"{"_extra": {"permissions": {"read_access": "none"}}}"#,
+        r#"{"rows": "many"}"#,
+    ] {
+        assert_eq!(correct(wrong).await, 1, "{wrong}");
+        assert_eq!(server.ids("corrected", "").await, ["P:a.csv@1"], "{wrong}");
+    }
+}

@@ -362,17 +362,23 @@ impl Server {
 
     /// Writes the permissions of the whole instance, as whoever has the bucket does.
     pub async fn write_global_permissions(&self, permissions: &Value) {
-        let content = permissions.to_string().into_bytes();
         let key = artifactdb_core::keys::GLOBAL_PERMISSIONS;
-        let put = match &self.real {
-            Some(real) => real.store.put(key, content.into(), Condition::Always).await,
+        self.put_object(key, permissions.to_string().into_bytes())
+            .await;
+    }
+
+    /// Puts an object past the API.
+    pub async fn put_object(&self, key: &str, content: Vec<u8>) {
+        let embedded;
+        let store = match &self.real {
+            Some(real) => &real.store,
             None => {
-                self.embedded_store()
-                    .put(key, content.into(), Condition::Always)
-                    .await
+                embedded = self.embedded_store();
+                &embedded
             }
         };
-        put.unwrap();
+        let put = store.put(key, content.into(), Condition::Always);
+        put.await.unwrap();
     }
 
     /// The bucket of a one-process instance.
