@@ -97,6 +97,7 @@ pub struct LockRequest {
 
 #[utoipa::path(post, path = "/projects/{project}/lock", tag = "locks",
     params(("project" = String, Path)),
+    request_body(content = Value, description = "`stage`, and `info` for people"),
     responses(
         (status = 200, description = "Locked for an hour", body = Value),
         (status = 401, description = "Not authenticated"),
