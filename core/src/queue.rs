@@ -38,6 +38,8 @@ pub enum Task {
     Snapshot { repository: String, name: String },
     /// Delete what was marked for that this long ago.
     PurgeStale { older_than_seconds: u32 },
+    /// Hold the permissions of all documents to the store.
+    SyncPermissions,
 }
 
 impl Priority {
@@ -51,7 +53,10 @@ impl Task {
             Task::Index { project, .. }
             | Task::Permissions { project, .. }
             | Task::Remove { project, .. } => Some(project),
-            Task::Reindex { .. } | Task::Snapshot { .. } | Task::PurgeStale { .. } => None,
+            Task::Reindex { .. }
+            | Task::Snapshot { .. }
+            | Task::PurgeStale { .. }
+            | Task::SyncPermissions => None,
         }
     }
 
@@ -64,6 +69,7 @@ impl Task {
             Task::Reindex { .. } => "reindex",
             Task::Snapshot { .. } => "snapshot",
             Task::PurgeStale { .. } => "purge-stale",
+            Task::SyncPermissions => "sync-permissions",
         }
     }
 }

@@ -112,7 +112,7 @@ pub enum BuiltinTask {
     Snapshot,
     /// Delete objects that are marked for deletion.
     PurgeStale,
-    /// Write all documents again with the permissions in storage.
+    /// Hold the permissions of all documents to those in storage, for changes past the API.
     SyncPermissions,
 }
 

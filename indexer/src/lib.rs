@@ -10,6 +10,7 @@ mod rebuild;
 mod rehearse;
 mod reindex;
 mod sweep;
+mod sync;
 mod worker;
 
 use std::sync::Arc;
@@ -26,6 +27,7 @@ pub use rebuild::{Event, RebuildError, RebuildOptions, rebuild};
 pub use rehearse::{Rehearsal, rehearse};
 pub use reindex::{Progress, Publish, Shard, projects, reindex};
 pub use sweep::{purge_stale, sweep, sweep_forever};
+pub use sync::{Synced, sync_permissions};
 pub use worker::{TaskError, run as work};
 
 /// What an indexing process works with.

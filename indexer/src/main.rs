@@ -15,7 +15,7 @@ use artifactdb_core::timestamp::parse_period;
 use artifactdb_core::versions::Purged;
 use artifactdb_indexer::{
     Event, Indexer, RebuildOptions, Rehearsal, Shard, purge_stale, rebuild, rehearse, sweep,
-    sweep_forever, work,
+    sweep_forever, sync_permissions, work,
 };
 use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -132,6 +132,8 @@ enum Command {
         #[arg(long, value_name = "DURATION", default_value = "14d", value_parser = parse_age)]
         older_than: SignedDuration,
     },
+    /// Hold the permissions of all documents to those in the store, for changes past the API.
+    SyncPermissions,
     /// Print the tasks that were given up, newest first, as JSON lines.
     DeadLetters {
         /// How many at the most.
@@ -304,6 +306,15 @@ async fn run_on(
                 "{}",
                 json!({"event": "purged", "versions": purged.versions, "kept": purged.kept})
             );
+        }
+        Command::SyncPermissions => {
+            for process in processes {
+                let synced = sync_permissions(&process.indexer).await?;
+                println!(
+                    "{}",
+                    json!({"event": "synced", "projects": synced.projects, "changed": synced.changed})
+                );
+            }
         }
         Command::Reindex {
             shard,

@@ -22,7 +22,7 @@ use tokio::sync::watch;
 
 use crate::documents::BuildError;
 use crate::reindex::{Publish, Shard};
-use crate::{Indexer, reindex, sweep};
+use crate::{Indexer, reindex, sweep, sync};
 
 /// Documents that are read and written again at once.
 const BATCH: usize = 500;
@@ -201,6 +201,7 @@ impl Indexer {
                 let taken = self.search.admin().take_snapshot(repository, name).await;
                 taken.map_err(TaskError::from)
             }
+            Task::SyncPermissions => Ok(json!(sync::sync_permissions(self).await?)),
             Task::PurgeStale { older_than_seconds } => {
                 let age = SignedDuration::from_secs(i64::from(*older_than_seconds));
                 let limit = self.versions.clock.now() - age;
@@ -298,7 +299,7 @@ impl Indexer {
     }
 
     /// Writes the documents of a project again with the permissions that its files hold now.
-    async fn follow_permissions(&self, project: &Project) -> Result<Value, TaskError> {
+    pub(crate) async fn follow_permissions(&self, project: &Project) -> Result<Value, TaskError> {
         let result = |documents: usize| json!({"project_id": project, "indexed_files": documents});
         let Some(tick) = self.versions.permission_tick(project).await? else {
             return Ok(result(0));

@@ -233,10 +233,9 @@ pub fn runs(
                 ),
             )),
         },
-        (None, Some(task)) => Err(refuse(
-            "NotSupported",
-            format!("this release has no task {task:?}"),
-        )),
+        (None, Some(BuiltinTask::SyncPermissions)) => {
+            Ok(Runs::Task(vec!["sync-permissions".to_owned()]))
+        }
         _ => Err(refuse(
             "InvalidSpec",
             "field 'spec.plugin': set plugin or task, one of them".to_owned(),

@@ -124,7 +124,10 @@ async fn from_store(app: &App, task: &Task) -> ApiResult<JobRecord> {
             }
         }
         // Nothing but the queue knows of these.
-        Task::Reindex { .. } | Task::Snapshot { .. } | Task::PurgeStale { .. } => pending,
+        Task::Reindex { .. }
+        | Task::Snapshot { .. }
+        | Task::PurgeStale { .. }
+        | Task::SyncPermissions => pending,
     })
 }
 

@@ -32,7 +32,7 @@ struct Offered {
     about: &'static str,
 }
 
-const OFFERED: [Offered; 2] = [
+const OFFERED: [Offered; 3] = [
     Offered {
         name: "reindex",
         params: &["project_ids"],
@@ -42,6 +42,11 @@ const OFFERED: [Offered; 2] = [
         name: "purge-stale",
         params: &["older_than"],
         about: "Deletes what was marked for deletion before a period such as 14d, which is the default.",
+    },
+    Offered {
+        name: "sync-permissions",
+        params: &[],
+        about: "Holds the permissions of all documents to those in the storage, for changes past the API.",
     },
 ];
 
@@ -139,6 +144,7 @@ pub async fn run(
                 projects: own.project_ids,
             }
         }
+        "sync-permissions" => Task::SyncPermissions,
         _ => {
             let age = match params.get("older_than") {
                 None => STALE,

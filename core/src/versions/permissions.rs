@@ -80,7 +80,7 @@ impl Versions {
     }
 
     /// Forgets what readers may have seen of the permissions of `project` up to now.
-    fn forget_permissions(&self, project: &Project, version: Option<&Version>) {
+    pub(super) fn forget_permissions(&self, project: &Project, version: Option<&Version>) {
         self.permission_files
             .invalidate(&keys::project_permissions(project));
         self.permission_files.invalidate(keys::GLOBAL_PERMISSIONS);

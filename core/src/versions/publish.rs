@@ -112,6 +112,15 @@ impl Versions {
         Ok(())
     }
 
+    /// Records that somebody changed the permissions of a project past this system: from here on the
+    /// sweeper sees to it that its documents follow.
+    pub async fn permissions_changed(&self, project: &Project) -> Result<(), StoreError> {
+        self.forget_permissions(project, None);
+        self.swap_head(project, |head| Some(head.permission_change(None)))
+            .await?;
+        Ok(())
+    }
+
     /// Takes the tick under which the documents of a project are to be written again, after the
     /// permission changes recorded so far; `None` when there are none.
     pub async fn permission_tick(&self, project: &Project) -> Result<Option<Epoch>, StoreError> {

@@ -142,7 +142,7 @@ async fn tasks_run_by_name() {
         .iter()
         .map(|own| own["name"].as_str().unwrap())
         .collect();
-    assert_eq!(names, ["reindex", "purge-stale"]);
+    assert_eq!(names, ["reindex", "purge-stale", "sync-permissions"]);
     for name in names {
         let body = json!({"name": name, "params": {}});
         let (status, accepted) = as_admin(&server, Method::PUT, "/task/run", Some(body)).await;
@@ -347,4 +347,31 @@ async fn corrections_beside_the_metadata_count_when_it_is_indexed_again() {
         assert_eq!(correct(wrong).await, 1, "{wrong}");
         assert_eq!(server.ids("corrected", "").await, ["P:a.csv@1"], "{wrong}");
     }
+}
+
+#[tokio::test]
+async fn permissions_that_were_written_past_the_api_count_once_they_are_synced() {
+    let server = Server::start().await;
+    let public = json!({"read_access": "public"});
+    for project in ["P", "Q"] {
+        let files = table("a.csv", project, "synced", 1);
+        server.upload(project, "1", &files, &public).await;
+    }
+    let sync = async || {
+        let body = json!({"name": "sync-permissions"});
+        let (status, accepted) = as_admin(&server, Method::PUT, "/task/run", Some(body)).await;
+        assert_eq!(status, 202, "{accepted}");
+        server.wait(&accepted).await["result"].clone()
+    };
+    assert_eq!(sync().await, json!({"projects": 2, "changed": 0}));
+    let closed = json!({"owners": ["ann"], "read_access": "owners"});
+    let key = "P/..meta/permissions.json";
+    server
+        .put_object(key, closed.to_string().into_bytes())
+        .await;
+    assert_eq!(sync().await, json!({"projects": 2, "changed": 1}));
+    assert_eq!(server.ids("synced", "").await, ["Q:a.csv@1"]);
+    let ann = server.token_for("ann", &[]);
+    assert_eq!(server.ids("synced", &ann).await.len(), 2);
+    assert_eq!(sync().await, json!({"projects": 2, "changed": 0}));
 }

@@ -7,7 +7,7 @@ use futures::future::join_all;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::harness::{Server, encode, md5_hex, table};
+use crate::harness::{Difference, Server, encode, md5_hex, table};
 
 /// The JavaScript client: every error body is parsed, links are full URLs in the map form and paths in
 /// the array form, the `link` header must be quoted, and link and file requests go out together.
@@ -467,7 +467,9 @@ async fn in_the_manner_of_the_r_client() {
     let put = put.header("content-md5", entry["md5sum"].as_str().unwrap());
     let refused = put.body(wrong[0].1.clone()).send().await.unwrap();
     assert!(refused.status().is_client_error());
-    assert!(refused.text().await.unwrap().contains("MD5"));
+    if !server.differs(Difference::StoreWording) {
+        assert!(refused.text().await.unwrap().contains("MD5"));
+    }
     client
         .json(Method::PUT, begun["abort_url"].as_str().unwrap(), None)
         .await;

@@ -368,7 +368,8 @@ impl World {
             Task::Permissions { .. }
             | Task::Reindex { .. }
             | Task::Snapshot { .. }
-            | Task::PurgeStale { .. } => Ok(()),
+            | Task::PurgeStale { .. }
+            | Task::SyncPermissions => Ok(()),
         }
     }
 
