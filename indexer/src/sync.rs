@@ -5,17 +5,12 @@ use std::collections::HashMap;
 
 use artifactdb_core::id::{Project, Version};
 use artifactdb_core::permissions::Permissions;
-use artifactdb_core::query::Query;
-use artifactdb_core::search::SearchRequest;
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::Indexer;
 use crate::reindex::{Shard, projects};
 use crate::worker::TaskError;
-
-/// Documents that are looked at together.
-const BATCH: usize = 500;
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Synced {
@@ -43,16 +38,7 @@ async fn differs(indexer: &Indexer, project: &Project) -> Result<bool, TaskError
     let mut known: HashMap<String, Option<Permissions>> = HashMap::new();
     let mut cursor = None;
     loop {
-        let page = indexer
-            .search
-            .search(SearchRequest {
-                query: Query::exact("_extra.project_id", project.as_str()),
-                sort: Vec::new(),
-                latest: false,
-                size: BATCH,
-                cursor: cursor.take(),
-            })
-            .await?;
+        let page = indexer.documents_of(project, cursor.take()).await?;
         for hit in &page.hits {
             let value = hit.value();
             let name = value.pointer("/_extra/version").and_then(Value::as_str);

@@ -10,7 +10,7 @@ use artifactdb_core::permissions::Permissions;
 use artifactdb_core::query::Query;
 use artifactdb_core::queue::{Delivery, HOLD, Priority, Queue, Task};
 use artifactdb_core::search::admin::AdminError;
-use artifactdb_core::search::{Document, SearchError, SearchRequest, Write};
+use artifactdb_core::search::{Cursor, Document, Page, SearchError, SearchRequest, Write};
 use artifactdb_core::state::{Epoch, Stage, VersionState};
 use artifactdb_core::store::StoreError;
 use artifactdb_core::versions::WriteError;
@@ -250,6 +250,14 @@ impl Indexer {
                         "the live index has the mapping of other schemas than this process: {reason}"
                     )));
                 }
+                // What it was made of before is shown still, and stays.
+                Err(TaskError::Permanent(reason)) if state.stage == Stage::Indexed => {
+                    let documents = state.documents.unwrap_or_default();
+                    self.versions
+                        .published(project, name, epoch, documents)
+                        .await?;
+                    return Err(TaskError::Permanent(reason));
+                }
                 Err(TaskError::Permanent(reason)) => {
                     // Of a version that cannot be indexed whole, nothing is shown.
                     self.search.remove(project, name, version + 1).await?;
@@ -309,16 +317,7 @@ impl Indexer {
         let mut cursor = None;
         let mut documents = 0;
         loop {
-            let page = self
-                .search
-                .search(SearchRequest {
-                    query: Query::exact("_extra.project_id", project.as_str()),
-                    sort: Vec::new(),
-                    latest: false,
-                    size: BATCH,
-                    cursor: cursor.take(),
-                })
-                .await?;
+            let page = self.documents_of(project, cursor.take()).await?;
             let mut writes = Vec::with_capacity(page.hits.len());
             for hit in &page.hits {
                 let Some((name, mut document)) = versioned(hit) else {
@@ -353,6 +352,23 @@ impl Indexer {
         self.settle_followed(project, tick, known).await?;
         self.versions.permissions_followed(project, tick).await?;
         Ok(result(documents))
+    }
+
+    /// A page of the documents of a project, as the index has them.
+    pub(crate) async fn documents_of(
+        &self,
+        project: &Project,
+        cursor: Option<Cursor>,
+    ) -> Result<Page, SearchError> {
+        self.search
+            .search(SearchRequest {
+                query: Query::exact("_extra.project_id", project.as_str()),
+                sort: Vec::new(),
+                latest: false,
+                size: BATCH,
+                cursor,
+            })
+            .await
     }
 
     async fn followed(

@@ -71,6 +71,19 @@ impl FromRequestParts<Arc<App>> for Identity {
     }
 }
 
+/// An administrator; anybody else is refused.
+pub struct Admin(pub Identity);
+
+impl FromRequestParts<Arc<App>> for Admin {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> ApiResult<Self> {
+        let identity = Identity::from_request_parts(parts, app).await?;
+        app.require_role(&identity, &[roles::ADMIN])?;
+        Ok(Self(identity))
+    }
+}
+
 impl App {
     /// The user that a token names, with their groups.
     async fn user(&self, token: &str) -> ApiResult<User> {

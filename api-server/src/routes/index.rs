@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use artifactdb_core::id::{Project, excerpt};
-use artifactdb_core::permissions::roles;
 use artifactdb_core::queue::Task;
 use artifactdb_core::search::admin::{AdminError, only_adds};
 use axum::Json;
@@ -16,9 +15,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::jobs::accepted;
-use super::schemas::CLIENT;
+use super::schemas::{CLIENT, check_client};
 use crate::App;
-use crate::auth::Identity;
+use crate::auth::Admin;
 use crate::error::{ApiError, ApiResult};
 use crate::extract::{Body, Params, TextPath};
 
@@ -34,16 +33,6 @@ impl From<AdminError> for ApiError {
             AdminError::Unsupported(text) => Self::new(StatusCode::NOT_IMPLEMENTED, text),
             AdminError::NotFound(text) => Self::not_found(text),
         }
-    }
-}
-
-fn check_alias(alias: Option<&str>) -> ApiResult<()> {
-    match alias {
-        None | Some(CLIENT) => Ok(()),
-        Some(other) => Err(ApiError::not_found(format!(
-            "No such client alias '{}'",
-            excerpt(other)
-        ))),
     }
 }
 
@@ -66,11 +55,10 @@ pub struct BuildRequest {
     ))]
 pub async fn build(
     State(app): State<Arc<App>>,
-    identity: Identity,
+    _: Admin,
     headers: HeaderMap,
     body: Body<BuildRequest>,
 ) -> ApiResult<Response> {
-    app.require_role(&identity, &[roles::ADMIN])?;
     let projects = body
         .given()?
         .map(|body| body.project_ids)
@@ -92,8 +80,7 @@ pub async fn build(
         (status = 403, description = "Not an administrator"),
         (status = 503, description = "The search engine is away"),
     ))]
-pub async fn status(State(app): State<Arc<App>>, identity: Identity) -> ApiResult<Json<Value>> {
-    app.require_role(&identity, &[roles::ADMIN])?;
+pub async fn status(State(app): State<Arc<App>>, _: Admin) -> ApiResult<Json<Value>> {
     let standing = app.search.admin().standing().await?;
     let synced = standing.live.is_some();
     let current = synced && standing.differences.is_empty();
@@ -124,8 +111,7 @@ pub async fn status(State(app): State<Arc<App>>, identity: Identity) -> ApiResul
         (status = 403, description = "Not an administrator"),
         (status = 503, description = "The search engine is away"),
     ))]
-pub async fn settings(State(app): State<Arc<App>>, identity: Identity) -> ApiResult<Json<Value>> {
-    app.require_role(&identity, &[roles::ADMIN])?;
+pub async fn settings(State(app): State<Arc<App>>, _: Admin) -> ApiResult<Json<Value>> {
     let all = app.search.admin().indices().await?;
     let total = all.len();
     let (active, inactive): (Vec<_>, Vec<_>) = all.into_iter().partition(|own| own.live);
@@ -153,12 +139,11 @@ pub async fn settings(State(app): State<Arc<App>>, identity: Identity) -> ApiRes
     ))]
 pub async fn delete_inactive(
     State(app): State<Arc<App>>,
-    identity: Identity,
+    _: Admin,
     TextPath(alias): TextPath,
     params: Params,
 ) -> ApiResult<Json<Value>> {
-    app.require_role(&identity, &[roles::ADMIN])?;
-    check_alias(Some(&alias))?;
+    check_client(Some(&alias))?;
     let keep = params.number("keep", KEPT, (0, u64::from(u32::MAX)))?;
     let keep = usize::try_from(keep).unwrap_or(usize::MAX);
     let deleted = app.search.admin().delete_inactive(keep).await?;
@@ -175,11 +160,10 @@ pub async fn delete_inactive(
     ))]
 pub async fn model(
     State(app): State<Arc<App>>,
-    identity: Identity,
+    _: Admin,
     TextPath(alias): TextPath,
 ) -> ApiResult<Json<Value>> {
-    app.require_role(&identity, &[roles::ADMIN])?;
-    check_alias(Some(&alias))?;
+    check_client(Some(&alias))?;
     Ok(Json(app.search.admin().wanted_mapping()))
 }
 
@@ -191,13 +175,8 @@ pub async fn model(
         (status = 403, description = "Not an administrator"),
         (status = 404, description = "No such alias"),
     ))]
-pub async fn delete_model(
-    State(app): State<Arc<App>>,
-    identity: Identity,
-    TextPath(alias): TextPath,
-) -> ApiResult<Json<Value>> {
-    app.require_role(&identity, &[roles::ADMIN])?;
-    check_alias(Some(&alias))?;
+pub async fn delete_model(_: Admin, TextPath(alias): TextPath) -> ApiResult<Json<Value>> {
+    check_client(Some(&alias))?;
     Err(ApiError::bad_request(
         "the model of this index follows from its schemas: change or delete an ArtifactSchema instead",
     ))
@@ -214,11 +193,10 @@ pub async fn delete_model(
     ))]
 pub async fn mapping(
     State(app): State<Arc<App>>,
-    identity: Identity,
+    _: Admin,
     TextPath(alias): TextPath,
 ) -> ApiResult<Json<Value>> {
-    app.require_role(&identity, &[roles::ADMIN])?;
-    check_alias(Some(&alias))?;
+    check_client(Some(&alias))?;
     match app.search.admin().live_mapping().await? {
         Some(mapping) => Ok(Json(mapping)),
         None => Err(ApiError::not_found("there is no live index")),
@@ -231,11 +209,7 @@ pub async fn mapping(
         (status = 403, description = "Not an administrator"),
         (status = 501, description = "Models are compiled from the schemas at every start; there is nothing to generate"),
     ))]
-pub async fn generate_model(
-    State(app): State<Arc<App>>,
-    identity: Identity,
-) -> ApiResult<Json<Value>> {
-    app.require_role(&identity, &[roles::ADMIN])?;
+pub async fn generate_model(_: Admin) -> ApiResult<Json<Value>> {
     Err(ApiError::new(
         StatusCode::NOT_IMPLEMENTED,
         "models are compiled from the schemas at every start: there is nothing to generate; GET /index/models/default shows the model",
@@ -258,11 +232,10 @@ pub async fn generate_model(
     ))]
 pub async fn sync_model(
     State(app): State<Arc<App>>,
-    identity: Identity,
+    _: Admin,
     params: Params,
 ) -> ApiResult<Json<Value>> {
-    app.require_role(&identity, &[roles::ADMIN])?;
-    check_alias(params.get("client"))?;
+    check_client(params.get("client"))?;
     let (dry, skip) = (params.flag("dryrun")?, params.flag("skip_forbidden_op")?);
     let admin = app.search.admin();
     let standing = admin.standing().await?;
@@ -302,11 +275,10 @@ pub async fn sync_model(
     ))]
 pub async fn sync_aliases(
     State(app): State<Arc<App>>,
-    identity: Identity,
+    _: Admin,
     params: Params,
 ) -> ApiResult<Json<Value>> {
-    app.require_role(&identity, &[roles::ADMIN])?;
-    check_alias(params.get("client"))?;
+    check_client(params.get("client"))?;
     let actions = params.get("action").unwrap_or("create,sync");
     if actions
         .split(',')
@@ -349,12 +321,11 @@ impl App {
     ))]
 pub async fn take_snapshot(
     State(app): State<Arc<App>>,
-    identity: Identity,
+    _: Admin,
     params: Params,
     headers: HeaderMap,
 ) -> ApiResult<Response> {
-    app.require_role(&identity, &[roles::ADMIN])?;
-    check_alias(params.get("client"))?;
+    check_client(params.get("client"))?;
     let now = app.versions.clock.now().to_zoned(TimeZone::UTC);
     let task = Task::Snapshot {
         repository: app.repository()?.to_owned(),
@@ -377,8 +348,7 @@ pub async fn take_snapshot(
         (status = 501, description = "No repository is configured"),
         (status = 503, description = "The search engine is away"),
     ))]
-pub async fn snapshots(State(app): State<Arc<App>>, identity: Identity) -> ApiResult<Json<Value>> {
-    app.require_role(&identity, &[roles::ADMIN])?;
+pub async fn snapshots(State(app): State<Arc<App>>, _: Admin) -> ApiResult<Json<Value>> {
     let all = app.search.admin().snapshots(app.repository()?).await?;
     Ok(Json(json!({"count": all.len(), "snapshots": all})))
 }
@@ -395,10 +365,9 @@ pub async fn snapshots(State(app): State<Arc<App>>, identity: Identity) -> ApiRe
     ))]
 pub async fn snapshot(
     State(app): State<Arc<App>>,
-    identity: Identity,
+    _: Admin,
     TextPath(name): TextPath,
 ) -> ApiResult<Json<Value>> {
-    app.require_role(&identity, &[roles::ADMIN])?;
     Ok(Json(app.snapshot_named(&name).await?))
 }
 
@@ -414,10 +383,9 @@ pub async fn snapshot(
     ))]
 pub async fn delete_snapshot(
     State(app): State<Arc<App>>,
-    identity: Identity,
+    _: Admin,
     TextPath(name): TextPath,
 ) -> ApiResult<(StatusCode, Json<Value>)> {
-    app.require_role(&identity, &[roles::ADMIN])?;
     // By a name that is there: no wildcard, and no path, gets to the engine.
     app.snapshot_named(&name).await?;
     let admin = app.search.admin();

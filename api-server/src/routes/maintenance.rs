@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use artifactdb_core::keys;
-use artifactdb_core::permissions::roles;
 use artifactdb_core::queue::Task;
 use artifactdb_core::store::{get_json, swap_json};
 use artifactdb_core::timestamp::rfc3339;
@@ -14,12 +13,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::App;
-use crate::auth::Identity;
+use crate::auth::{Admin, Identity};
 use crate::error::{ApiError, ApiResult};
 use crate::extract::{Body, Params};
 
 /// Requests that may wait.
 const WAITING_MAX: usize = 100;
+/// Bytes of each.
+const REQUEST_MAX: usize = 16 * 1024;
 const OPERATIONS: [&str; 6] = [
     "re-index",
     "restart-deployments",
@@ -79,7 +80,7 @@ pub async fn status(State(app): State<Arc<App>>, identity: Identity) -> ApiResul
     request_body(content = Value, description = "`name` of an operation, its `args` and `kwargs`"),
     responses(
         (status = 200, description = "The requests that wait now", body = Value),
-        (status = 400, description = "No such operation, or too many requests wait"),
+        (status = 400, description = "No such operation, too large, or too many requests wait"),
         (status = 401, description = "Not authenticated"),
         (status = 403, description = "Not an administrator"),
         (status = 422, description = "The body is malformed"),
@@ -87,10 +88,9 @@ pub async fn status(State(app): State<Arc<App>>, identity: Identity) -> ApiResul
     ))]
 pub async fn request(
     State(app): State<Arc<App>>,
-    identity: Identity,
+    Admin(identity): Admin,
     body: Body<Request>,
 ) -> ApiResult<Json<Value>> {
-    app.require_role(&identity, &[roles::ADMIN])?;
     let request = body.required()?;
     if !OPERATIONS.contains(&&*request.name) {
         return Err(ApiError::bad_request(format!(
@@ -105,6 +105,11 @@ pub async fn request(
         "owner": identity.name(),
         "created": rfc3339(app.versions.clock.now()),
     });
+    if entry.to_string().len() > REQUEST_MAX {
+        return Err(ApiError::bad_request(format!(
+            "a request takes at most {REQUEST_MAX} bytes"
+        )));
+    }
     let store = &*app.versions.store;
     let kept = swap_json(store, keys::MAINTENANCE, |own: &mut Waiting| {
         let fits = own.requests.len() < WAITING_MAX;
@@ -131,12 +136,7 @@ pub async fn request(
         (status = 422, description = "A parameter is malformed"),
         (status = 503, description = "The storage is away"),
     ))]
-pub async fn take(
-    State(app): State<Arc<App>>,
-    identity: Identity,
-    params: Params,
-) -> ApiResult<Json<Value>> {
-    app.require_role(&identity, &[roles::ADMIN])?;
+pub async fn take(State(app): State<Arc<App>>, _: Admin, params: Params) -> ApiResult<Json<Value>> {
     let purge = params.flag("purge")?;
     let store = &*app.versions.store;
     let taken = swap_json(store, keys::MAINTENANCE, |own: &mut Waiting| {

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use artifactdb_core::document::schema_parts;
 use artifactdb_core::id::excerpt;
-use artifactdb_core::permissions::roles;
 use axum::Json;
 use axum::extract::State;
 use serde::Deserialize;
@@ -13,15 +12,15 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::App;
-use crate::auth::Identity;
+use crate::auth::{Admin, Identity};
 use crate::error::{ApiError, ApiResult};
 use crate::extract::{Body, Params, TextPair, TextPath};
 
 /// The one source of schemas that an instance has.
 pub(super) const CLIENT: &str = "default";
 
-fn check_client(params: &Params) -> ApiResult<()> {
-    match params.get("client") {
+pub(super) fn check_client(alias: Option<&str>) -> ApiResult<()> {
+    match alias {
         None | Some(CLIENT) => Ok(()),
         Some(other) => Err(ApiError::not_found(format!(
             "No such client alias '{}'",
@@ -45,7 +44,7 @@ pub async fn types(
     identity: Identity,
     params: Params,
 ) -> ApiResult<Json<Value>> {
-    check_client(&params)?;
+    check_client(params.get("client"))?;
     if params.flag("checksum")? {
         if !identity.caller.is_root() {
             return Err(ApiError::forbidden(
@@ -86,7 +85,7 @@ pub async fn versions(
     TextPath(kind): TextPath,
     params: Params,
 ) -> ApiResult<Json<Value>> {
-    check_client(&params)?;
+    check_client(params.get("client"))?;
     let versions: Vec<Value> = app
         .config
         .schemas
@@ -199,12 +198,7 @@ fn check(app: &App, number: usize, document: &BTreeMap<String, Value>) -> ApiRes
         (status = 403, description = "Not an administrator"),
         (status = 404, description = "No such client"),
     ))]
-pub async fn delete_cache(
-    State(app): State<Arc<App>>,
-    identity: Identity,
-    params: Params,
-) -> ApiResult<Json<Value>> {
-    app.require_role(&identity, &[roles::ADMIN])?;
-    check_client(&params)?;
+pub async fn delete_cache(_: Admin, params: Params) -> ApiResult<Json<Value>> {
+    check_client(params.get("client"))?;
     Ok(Json(json!({"status": "ok", "message": "Cache deleted"})))
 }

@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use super::uploads::{SEGMENT, VALUE};
 use super::{proxy_prefix, to_the_end};
 use crate::App;
-use crate::auth::{Act, CREDENTIAL, Grant, Identity};
+use crate::auth::{Act, Admin, CREDENTIAL, Grant, Identity};
 use crate::error::{ApiError, ApiResult};
 use crate::extract::{Body, Params, ProjectPath};
 
@@ -193,12 +193,7 @@ fn pools(kind: &str, pools: &[PoolConfig], first: usize, most: usize) -> Vec<Val
         (status = 422, description = "A parameter is malformed"),
         (status = 503, description = "A server is away"),
     ))]
-pub async fn list(
-    State(app): State<Arc<App>>,
-    identity: Identity,
-    params: Params,
-) -> ApiResult<Json<Value>> {
-    app.require_role(&identity, &[roles::ADMIN])?;
+pub async fn list(State(app): State<Arc<App>>, _: Admin, params: Params) -> ApiResult<Json<Value>> {
     let most = usize::try_from(params.number("max_pools", 3, (0, 1000))?).unwrap_or(usize::MAX);
     let mut all = Vec::new();
     for sequence in &*app.sequences {
@@ -224,12 +219,7 @@ pub async fn list(
         (status = 403, description = "Not an administrator"),
         (status = 503, description = "A server is away"),
     ))]
-pub async fn sync(
-    State(app): State<Arc<App>>,
-    identity: Identity,
-    params: Params,
-) -> ApiResult<Json<Value>> {
-    app.require_role(&identity, &[roles::ADMIN])?;
+pub async fn sync(State(app): State<Arc<App>>, _: Admin, params: Params) -> ApiResult<Json<Value>> {
     let chosen: Vec<&Sequence> = match params.get("prefix") {
         Some(prefix) => vec![app.sequence(Some(prefix))?],
         None => app.sequences.iter().collect(),
@@ -252,10 +242,9 @@ pub async fn sync(
     ))]
 pub async fn current_version(
     State(app): State<Arc<App>>,
-    identity: Identity,
+    _: Admin,
     ProjectPath(project): ProjectPath,
 ) -> ApiResult<Json<Value>> {
-    app.require_role(&identity, &[roles::ADMIN])?;
     let current = app.versions.current_version(&project).await?;
     Ok(Json(
         json!({"project_id": project, "current_version": current}),

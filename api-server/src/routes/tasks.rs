@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use artifactdb_core::id::{Project, excerpt};
-use artifactdb_core::permissions::roles;
 use artifactdb_core::queue::{JobStatus, Priority, Task};
 use artifactdb_core::timestamp::{parse_period, rfc3339};
 use artifactdb_core::versions::WriteError;
@@ -17,7 +16,7 @@ use serde_json::{Value, json};
 
 use super::jobs::accepted;
 use crate::App;
-use crate::auth::Identity;
+use crate::auth::Admin;
 use crate::error::{ApiError, ApiResult};
 use crate::extract::Body;
 
@@ -56,8 +55,7 @@ const OFFERED: [Offered; 3] = [
         (status = 401, description = "Not authenticated"),
         (status = 403, description = "Not an administrator"),
     ))]
-pub async fn list(State(app): State<Arc<App>>, identity: Identity) -> ApiResult<Json<Value>> {
-    app.require_role(&identity, &[roles::ADMIN])?;
+pub async fn list(State(app): State<Arc<App>>, _: Admin) -> ApiResult<Json<Value>> {
     let tasks = OFFERED.iter().map(|own| {
         json!({
             "name": own.name, "core": true, "mandatory": true,
@@ -76,8 +74,7 @@ pub async fn list(State(app): State<Arc<App>>, identity: Identity) -> ApiResult<
         (status = 401, description = "Not authenticated"),
         (status = 403, description = "Not an administrator"),
     ))]
-pub async fn plugins(State(app): State<Arc<App>>, identity: Identity) -> ApiResult<Json<Value>> {
-    app.require_role(&identity, &[roles::ADMIN])?;
+pub async fn plugins(State(app): State<Arc<App>>, _: Admin) -> ApiResult<Json<Value>> {
     let gprn = app.config.own_gprn().map(|own| own.to_string());
     Ok(Json(
         json!({"updated": null, "gprn": gprn, "repositories": []}),
@@ -110,13 +107,10 @@ struct ReindexParams {
     ))]
 pub async fn run(
     State(app): State<Arc<App>>,
-    identity: Identity,
+    _: Admin,
     headers: HeaderMap,
     body: Body<RunRequest>,
 ) -> ApiResult<Response> {
-    if identity.name().is_none() {
-        return Err(ApiError::unauthenticated());
-    }
     let request = body.required()?;
     let params = request.params.unwrap_or_default();
     let Some(offered) = OFFERED.iter().find(|own| own.name == request.name) else {
@@ -125,7 +119,6 @@ pub async fn run(
             excerpt(&request.name)
         )));
     };
-    app.require_role(&identity, &[roles::ADMIN])?;
     if let Some(unknown) = params
         .keys()
         .find(|name| !offered.params.contains(&&***name))
@@ -169,8 +162,7 @@ pub async fn run(
         (status = 403, description = "Not an administrator"),
         (status = 503, description = "The queue is away"),
     ))]
-pub async fn logs(State(app): State<Arc<App>>, identity: Identity) -> ApiResult<Json<Value>> {
-    app.require_role(&identity, &[roles::ADMIN])?;
+pub async fn logs(State(app): State<Arc<App>>, _: Admin) -> ApiResult<Json<Value>> {
     let dead = app.versions.queue.dead(SHOWN).await;
     let mut by_name: BTreeMap<&str, Vec<Value>> = BTreeMap::new();
     for letter in dead.map_err(WriteError::from)? {
@@ -190,8 +182,7 @@ pub async fn logs(State(app): State<Arc<App>>, identity: Identity) -> ApiResult<
         (status = 403, description = "Not an administrator"),
         (status = 503, description = "The queue is away"),
     ))]
-pub async fn reset_logs(State(app): State<Arc<App>>, identity: Identity) -> ApiResult<Json<Value>> {
-    app.require_role(&identity, &[roles::ADMIN])?;
+pub async fn reset_logs(State(app): State<Arc<App>>, _: Admin) -> ApiResult<Json<Value>> {
     let forgotten = app.versions.queue.forget_dead().await;
     forgotten.map_err(WriteError::from)?;
     Ok(Json(json!({})))

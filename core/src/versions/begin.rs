@@ -136,15 +136,10 @@ impl Versions {
             None => Condition::IfAbsent,
             Some((_, etag)) => Condition::IfMatch(etag),
         };
-        match self.swap_state(project, version, &state, condition).await {
-            Ok(()) => Ok(Begun { epoch, revision }),
-            Err(StoreError::Conflict) => Err(WriteError::Superseded {
-                project: project.clone(),
-                version: version.clone(),
-                reason: "another upload began at the same moment",
-            }),
-            Err(error) => Err(error.into()),
-        }
+        let reason = "another upload began at the same moment";
+        self.take_step(project, version, &state, condition, reason)
+            .await?;
+        Ok(Begun { epoch, revision })
     }
 
     /// Whether an upload may begin over `state`, and what it would replace.

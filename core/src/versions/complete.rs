@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::SignedDuration;
 
-use super::{Versions, WriteError, random_id};
+use super::{MEANWHILE, Versions, WriteError, random_id};
 use crate::id::{FilePath, Project, Version, revision_name};
 use crate::keys;
 use crate::lease::{Holder, LeaseKey};
@@ -85,14 +85,9 @@ impl Versions {
         let Some(completed) = state.complete(epoch, &manifest_id, now) else {
             return Err(over("it is not running"));
         };
-        match self
-            .swap_state(project, version, &completed, Condition::IfMatch(etag))
-            .await
-        {
-            Ok(()) => {}
-            Err(StoreError::Conflict) => return Err(over("it was completed or aborted meanwhile")),
-            Err(error) => return Err(error.into()),
-        }
+        let (condition, reason) = (Condition::IfMatch(etag), MEANWHILE);
+        self.take_step(project, version, &completed, condition, reason)
+            .await?;
         // Left by this upload, or by an earlier one that it took the version over from.
         if in_parts || !completed.first {
             let dropped = self

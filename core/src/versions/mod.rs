@@ -37,6 +37,9 @@ pub use view::{DocumentStamp, VersionView};
 /// How long a permission set or a version's state read for a reader may be old.
 const FRESHNESS: std::time::Duration = std::time::Duration::from_secs(1);
 
+/// How a running version is moved on by others.
+const MEANWHILE: &str = "it was completed or aborted meanwhile";
+
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum WriteError {
     #[error("version '{version}' already exists for project '{project}'")]
@@ -211,6 +214,25 @@ impl Versions {
         let written = store::put_json(&*self.store, &key, state, condition).await;
         self.states.invalidate(&key);
         written.map(|_| ())
+    }
+
+    /// The same, where losing means that somebody else moved the version on: `reason` says how.
+    async fn take_step(
+        &self,
+        project: &Project,
+        version: &Version,
+        state: &VersionState,
+        condition: store::Condition,
+        reason: &'static str,
+    ) -> Result<(), WriteError> {
+        match self.swap_state(project, version, state, condition).await {
+            Err(StoreError::Conflict) => Err(WriteError::Superseded {
+                project: project.clone(),
+                version: version.clone(),
+                reason,
+            }),
+            other => Ok(other?),
+        }
     }
 
     /// Changes `head.json` by compare-and-swap.

@@ -1,6 +1,6 @@
 //! Step 4: abort, expiry and a passed deadline. The state says so first; deletion follows.
 
-use super::{Versions, WriteError};
+use super::{MEANWHILE, Versions, WriteError};
 use crate::id::{Project, Version};
 use crate::keys;
 use crate::queue::{Priority, Task};
@@ -83,20 +83,9 @@ impl Versions {
             expires_at: None,
             ..state.clone()
         };
-        match self
-            .swap_state(project, version, &kept, Condition::IfMatch(etag))
-            .await
-        {
-            Ok(()) => {}
-            Err(StoreError::Conflict) => {
-                return Err(WriteError::Superseded {
-                    project: project.clone(),
-                    version: version.clone(),
-                    reason: "it changed at the same moment",
-                });
-            }
-            Err(error) => return Err(error.into()),
-        }
+        let condition = Condition::IfMatch(etag);
+        self.take_step(project, version, &kept, condition, MEANWHILE)
+            .await?;
         if state.stage.is_published() {
             let task = Task::Index {
                 project: project.clone(),
@@ -149,20 +138,9 @@ impl Versions {
         let Some(ended) = ended else {
             return Ok(());
         };
-        match self
-            .swap_state(project, version, &ended, Condition::IfMatch(etag))
-            .await
-        {
-            Ok(()) => {}
-            Err(StoreError::Conflict) => {
-                return Err(WriteError::Superseded {
-                    project: project.clone(),
-                    version: version.clone(),
-                    reason: "it was completed or aborted meanwhile",
-                });
-            }
-            Err(error) => return Err(error.into()),
-        }
+        let condition = Condition::IfMatch(etag);
+        self.take_step(project, version, &ended, condition, MEANWHILE)
+            .await?;
         let epoch = state.epoch;
         if ended.stage.is_published() {
             // Back to the version that it would have replaced: nothing to delete but the promise.
