@@ -155,7 +155,13 @@ impl App {
         let unwritten = resolved
             .as_ref()
             .is_none_or(|resolved| resolved.level == Scope::Global);
+        // Numbers of a sequence are given out, so that nobody takes the last one by hand.
+        let numbered = self
+            .sequences
+            .iter()
+            .any(|own| own.number(project.as_str()).is_some());
         if unwritten
+            && !numbered
             && identity.caller.has_role(&[roles::CREATOR])
             && self.versions.recent_head(project).await?.is_none()
         {

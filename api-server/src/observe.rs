@@ -112,7 +112,7 @@ pub async fn observe(State(app): State<Arc<App>>, mut request: Request, next: Ne
         .filter(|id| id.len() <= REQUEST_ID_MAX)
         .cloned()
         .or_else(|| HeaderValue::try_from(format!("{:016x}", rand::random::<u64>())).ok());
-    let writes = !matches!(method, "GET" | "HEAD");
+    let writes = matches!(method, "PUT" | "POST" | "DELETE");
     let path = writes.then(|| request.uri().path().to_owned());
     let who = Who::default();
     request.extensions_mut().insert(who.clone());
@@ -168,7 +168,10 @@ fn with_id(response: Response, error: &ApiError, id: &HeaderValue) -> Response {
     let (mut parts, _) = response.into_parts();
     let mut body = error.body();
     body["request_id"] = json!(String::from_utf8_lossy(id.as_bytes()));
-    parts.headers.remove(header::CONTENT_LENGTH);
+    // The body that these are of is gone.
+    for header in [header::CONTENT_LENGTH, header::CONTENT_ENCODING] {
+        parts.headers.remove(header);
+    }
     Response::from_parts(parts, Body::from(body.to_string()))
 }
 

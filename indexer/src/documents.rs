@@ -1,6 +1,6 @@
 //! A version's metadata read from the store and made into what is indexed.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::pin::pin;
 
 use artifactdb_core::document::{
@@ -279,7 +279,7 @@ impl Indexer {
         name: &Version,
         path: FilePath,
         entry: FileEntry,
-        corrections: &HashSet<String>,
+        corrections: &HashMap<String, u64>,
     ) -> Result<(Metadata, FileEntry, Option<Value>), BuildError> {
         check_size(&path, &entry)?;
         let key = keys::file_in(project, name, &path);
@@ -294,25 +294,27 @@ impl Indexer {
             )));
         };
         let metadata = Metadata::parse(&path, &object.bytes)?;
-        let correction = match corrections.get(&format!("{path}.jsondiff")) {
-            Some(own) => self.correction(project, name, own).await?,
+        let own = format!("{path}.jsondiff");
+        let correction = match corrections.get(&own) {
+            Some(size) => self.correction(project, name, &own, *size).await?,
             None => None,
         };
         Ok((metadata, entry, correction))
     }
 
-    /// The names of the corrections that curators left beside a version (`jsondiff`). They come after
-    /// its completion, so no manifest has them.
+    /// The corrections that curators left beside a version (`jsondiff`), and their sizes in bytes. They
+    /// come after its completion, so no manifest has them.
     async fn corrections(
         &self,
         project: &Project,
         name: &Version,
-    ) -> Result<HashSet<String>, BuildError> {
+    ) -> Result<HashMap<String, u64>, BuildError> {
         let prefix = keys::corrections(project, name);
         let listed = self.versions.store.list(&prefix).await?;
         let names = listed.into_iter().filter_map(|own| {
             let name = own.key.strip_prefix(&prefix)?;
-            name.ends_with(".jsondiff").then(|| name.to_owned())
+            name.ends_with(".jsondiff")
+                .then(|| (name.to_owned(), own.size))
         });
         Ok(names.collect())
     }
@@ -322,7 +324,13 @@ impl Indexer {
         project: &Project,
         name: &Version,
         own: &str,
+        size: u64,
     ) -> Result<Option<Value>, BuildError> {
+        if size > METADATA_MAX {
+            return Err(BuildError::Invalid(format!(
+                "'..diff/{own}' is larger than {METADATA_MAX} bytes"
+            )));
+        }
         let key = format!("{}{own}", keys::corrections(project, name));
         let Some(object) = self.versions.store.get(&key, None).await? else {
             return Ok(None);

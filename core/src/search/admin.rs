@@ -63,7 +63,7 @@ pub trait IndexAdmin: Send + Sync {
         Err(NO_SNAPSHOTS)
     }
 
-    /// Takes a snapshot of the live index and waits for its end. `name` must be new.
+    /// Takes a snapshot of the live index and waits for its end; repeating it is harmless.
     async fn take_snapshot(&self, _repository: &str, _name: &str) -> Result<Value, AdminError> {
         Err(NO_SNAPSHOTS)
     }

@@ -5,7 +5,6 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::Credentials;
-use crate::id::RESERVED;
 
 /// What a session may do with the files of its version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,8 +33,9 @@ pub struct Session {
 }
 
 impl SessionRequest {
-    /// The inline policy. What the protocol keeps beside the files (`..meta`) is denied even to those
-    /// who may write: a state that a client wrote would decide what is published.
+    /// The inline policy. What stands beside the files (`..meta`, `..diff`, `..deleteme`) is denied even
+    /// to those who may write: a state that a client wrote would decide what is published, and a
+    /// correction would change what is complete.
     pub fn policy(&self, bucket: &str) -> Value {
         let below = |part: &str| format!("arn:aws:s3:::{bucket}/{}{part}*", self.prefix);
         let objects: &[&str] = match self.access {
@@ -57,7 +57,7 @@ impl SessionRequest {
                     "Resource": [format!("arn:aws:s3:::{bucket}")],
                     "Condition": {"StringLike": {"s3:prefix": [format!("{}*", self.prefix)]}},
                 },
-                {"Effect": "Deny", "Action": ["s3:*"], "Resource": [below(RESERVED)]},
+                {"Effect": "Deny", "Action": ["s3:*"], "Resource": [below("..")]},
             ],
         })
     }
@@ -104,7 +104,7 @@ mod tests {
         );
         assert_eq!(
             policy["Statement"][2]["Resource"],
-            json!(["arn:aws:s3:::data/P/1/..meta*"])
+            json!(["arn:aws:s3:::data/P/1/..*"])
         );
         assert_eq!(request.role_session_name(), "ann-o-hara--");
         assert!(request.fits_a_policy());

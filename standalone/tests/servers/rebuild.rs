@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use artifactdb_core::id::{Project, Version};
 use artifactdb_core::query::Query;
+use artifactdb_core::search::admin::IndexAdmin;
 use artifactdb_core::search::{Search, SearchRequest, Write};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -515,6 +516,11 @@ async fn a_snapshot_is_taken_and_restored() {
     assert_eq!(status, 202, "{accepted}");
     let job = server.wait(&accepted).await;
     assert_eq!(job["result"]["state"], "SUCCESS", "{job}");
+    // A worker that takes the task over from one that died finds it done.
+    let taken = &job["result"];
+    let name = taken["snapshot"].as_str().unwrap();
+    let again = real.engine.take_snapshot(&repository, name).await.unwrap();
+    assert_eq!(&again, taken);
     let (_, all) = admin(Method::GET, "/index/snapshots".to_owned()).await;
     assert_eq!(all["count"], 2, "{all}");
     for own in all["snapshots"].as_array().unwrap() {

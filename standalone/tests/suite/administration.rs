@@ -193,6 +193,11 @@ async fn requests_for_maintenance_are_kept_in_order() {
             200
         );
     }
+    let huge = json!({"name": "wait", "args": ["x".repeat(100_000)]});
+    assert_eq!(
+        as_admin(&server, Method::PUT, path, Some(huge)).await.0,
+        400
+    );
     let unknown = json!({"name": "explode"});
     assert_eq!(
         as_admin(&server, Method::PUT, path, Some(unknown)).await.0,
@@ -374,4 +379,41 @@ async fn permissions_that_were_written_past_the_api_count_once_they_are_synced()
     let ann = server.token_for("ann", &[]);
     assert_eq!(server.ids("synced", &ann).await.len(), 2);
     assert_eq!(sync().await, json!({"projects": 2, "changed": 0}));
+}
+
+/// What is shown is not lost by being made again of what does not fit any more.
+#[tokio::test]
+async fn a_version_that_cannot_be_made_again_stays_as_it_was() {
+    let server = Server::start().await;
+    let files = table("a.csv", "a\n1\n", "passing", 1);
+    let names: Vec<&String> = files.iter().map(|(name, _)| name).collect();
+    let body = json!({"filenames": names, "expires_in": "in 1 hour", "completed_by": "in 1 hour"});
+    let path = "/projects/P/version/1/upload";
+    let (_, begun) = as_admin(&server, Method::POST, path, Some(body)).await;
+    for (name, content) in &files {
+        let url = begun["presigned_urls"][name].as_str().unwrap();
+        let put = server.http.put(url).body(content.clone()).send();
+        assert_eq!(put.await.unwrap().status(), 200);
+    }
+    let public = json!({"read_access": "public"});
+    let (_, accepted) = server.complete(&begun, &public).await;
+    assert_eq!(server.wait(&accepted).await["status"], "SUCCESS");
+    server
+        .put_object("P/1/..diff/a.csv.json.jsondiff", b"no JSON".to_vec())
+        .await;
+    let cancel = format!("/jobs/{}", begun["expires_job_id"].as_str().unwrap());
+    let (status, answer) = as_admin(&server, Method::DELETE, &cancel, None).await;
+    assert_eq!(status, 200, "{answer}");
+    let started = std::time::Instant::now();
+    loop {
+        let (_, logs) = as_admin(&server, Method::GET, "/tasks/logs", None).await;
+        if logs.get("index").is_some() {
+            break;
+        }
+        assert!(started.elapsed().as_secs() < 60);
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    assert_eq!(server.ids("passing", "").await, ["P:a.csv@1"]);
+    let (status, _) = server.download("P:a.csv@1", "").await;
+    assert_eq!(status, 200);
 }

@@ -144,6 +144,20 @@ async fn long_answers_are_compressed_for_whoever_takes_it() {
     let packed = asked.send().await.unwrap();
     assert_eq!(packed.headers()["content-encoding"], "gzip");
     assert!(packed.bytes().await.unwrap().len() < length / 2);
+    // A refusal says as plainly what it says, however long it is.
+    let (_, metadata) = table("a.csv", "a", "t", 1).remove(1);
+    let mut document: Value = serde_json::from_slice(&metadata).unwrap();
+    document["rows"] = json!("many".repeat(2000));
+    let asked = server
+        .http
+        .post(format!("{}/schema/validate", server.url))
+        .header("accept-encoding", "gzip")
+        .json(&json!({"docs": [document]}));
+    let refused = asked.send().await.unwrap();
+    assert_eq!(refused.status(), 422);
+    let text = refused.text().await.unwrap();
+    let body: Value = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{text}"));
+    assert!(text.len() > 2000 && body["request_id"].is_string());
 }
 
 #[tokio::test]
@@ -250,6 +264,10 @@ async fn refusals_name_their_request_and_changes_are_logged() {
         200
     );
     server.anonymous("/projects").await;
+    let asks = server
+        .http
+        .request(Method::OPTIONS, format!("{}{path}", server.url));
+    asks.send().await.unwrap();
     let log = server.log();
     let audit: Vec<&str> = log.lines().filter(|line| line.contains("audit")).collect();
     let of = |words: [&str; 3]| {

@@ -77,6 +77,14 @@ async fn projects_and_versions_are_numbered() {
         assert_eq!(got, status, "{path}: {text}");
         assert!(text.contains(reason), "{text}");
     }
+    // Nobody takes the last number by hand, and none that is to come.
+    for number in ["PRJ999999999", "PRJ000000002"] {
+        let path = format!("/projects/{number}/version/1/upload");
+        let (status, _) = server
+            .call(Method::POST, &path, &creator, Some(body.clone()))
+            .await;
+        assert_eq!(status, 403, "{number}");
+    }
     // A body that is no JSON costs no number.
     let broken = server
         .http

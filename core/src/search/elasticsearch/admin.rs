@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::Elasticsearch;
 use super::client::RequestError;
 use super::index::Standing;
+use crate::search::SearchError;
 use crate::search::admin::{AdminError, IndexAdmin, IndexSettings, IndexStanding, differences};
 
 impl From<RequestError> for AdminError {
@@ -111,8 +112,18 @@ impl IndexAdmin for Elasticsearch {
         Ok(all.map(snapshot).collect())
     }
 
+    /// Asked for a second time, it tells of the first: whoever began it may have died meanwhile, and the
+    /// engine went on.
     async fn take_snapshot(&self, repository: &str, name: &str) -> Result<Value, AdminError> {
-        Ok(snapshot(&self.snapshot(repository, name).await?))
+        let known = self.snapshots(repository).await?;
+        match known.into_iter().find(|own| own["snapshot"] == name) {
+            None => Ok(snapshot(&self.snapshot(repository, name).await?)),
+            Some(own) if own["state"] == "IN_PROGRESS" => Err(SearchError::Unavailable(format!(
+                "the snapshot '{name}' is being taken"
+            ))
+            .into()),
+            Some(own) => Ok(own),
+        }
     }
 
     async fn delete_snapshot(&self, repository: &str, name: &str) -> Result<Value, AdminError> {
