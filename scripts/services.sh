@@ -208,7 +208,8 @@ down() {
         [ -f "$pidfile" ] || continue
         local pid
         pid=$(cat "$pidfile")
-        if kill "$pid" 2>/dev/null; then
+        # After a restart of the machine the number is another process's.
+        if cat "/proc/$pid/cmdline" 2>/dev/null | tr '\0' ' ' | grep -qE 'elasticsearch|redis-server|weed' && kill "$pid"; then
             say "stopping $service"
             for _ in $(seq 100); do kill -0 "$pid" 2>/dev/null || break; sleep 0.1; done
             kill -9 "$pid" 2>/dev/null || true

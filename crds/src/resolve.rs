@@ -309,6 +309,11 @@ fn check_instance(
             refuse("field 'spec.auth.groups.cacheTtl' must be a period such as 30m, 12h or 1d");
         }
     }
+    if let Some(limit) = &spec.api.rate_limit
+        && (limit.requests_per_second == 0 || limit.burst == Some(0))
+    {
+        refuse("field 'spec.api.rateLimit': requestsPerSecond and burst must be 1 or more");
+    }
     if let Err(error) = Sequence::all(&sequences(spec)) {
         refuse(&format!("field 'spec.sequences': {error}"));
     }

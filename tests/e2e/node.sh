@@ -28,6 +28,7 @@ SOCKET=$RUN/containerd/containerd.sock
 
 say() { echo "$*" >&2; }
 fail() { say "error: $*"; exit 1; }
+trap 'say "error: line $LINENO of $0 failed: $BASH_COMMAND"' ERR
 
 install_packages() {
     local missing=()
@@ -368,21 +369,27 @@ up() {
     echo "ARTIFACTDB_E2E_LOCAL=1"
 }
 
+# halt NAME…: kills what `start` started. After a restart of the machine its number is another's.
+halt() {
+    local name pid
+    for name in "$@"; do
+        pid=$(cat "$RUN/pid/$name" 2>/dev/null) || continue
+        if cat "/proc/$pid/cmdline" 2>/dev/null | tr '\0' ' ' | grep -q -- "$name"; then
+            kill -9 "$pid" 2>/dev/null || true
+        fi
+    done
+}
+
 down() {
     [ -d "$RUN" ] || return 0
-    local name pid
-    for name in metrics-server coredns kube-proxy kubelet kube-scheduler kube-controller-manager; do
-        [ -f "$RUN/pid/$name" ] && kill -9 "$(cat "$RUN/pid/$name")" 2>/dev/null || true
+    local pid
+    halt metrics-server coredns kube-proxy kubelet kube-scheduler kube-controller-manager
+    # The socket outlives a containerd that was not ended in order.
+    { timeout 20 ctr -a "$SOCKET" -n k8s.io tasks ls -q 2>/dev/null || true; } | while read -r pid; do
+        timeout 5 ctr -a "$SOCKET" -n k8s.io tasks kill -s KILL "$pid" 2>/dev/null || true
     done
-    if [ -S "$SOCKET" ]; then
-        timeout 20 ctr -a "$SOCKET" -n k8s.io tasks ls -q 2>/dev/null | while read -r pid; do
-            timeout 5 ctr -a "$SOCKET" -n k8s.io tasks kill -s KILL "$pid" 2>/dev/null || true
-        done
-    fi
     pkill -9 -f "containerd-shim.*$SOCKET" 2>/dev/null || true
-    for name in containerd kube-apiserver etcd; do
-        [ -f "$RUN/pid/$name" ] && kill -9 "$(cat "$RUN/pid/$name")" 2>/dev/null || true
-    done
+    halt containerd kube-apiserver etcd
     sleep 0.5
     # What is mounted below the folder goes before the folder does.
     { grep -o " $RUN/[^ ]*" /proc/mounts || true; } | sort -r | while read -r pid; do

@@ -366,6 +366,48 @@ fn wrong_resources_are_refused_with_file_document_and_field() {
             "field 'spec.apii' is not known",
         ),
         (
+            instance.replace(
+                "{standalone: {}}",
+                "{standalone: {}, api: {rateLimit: {requestsPerSecond: 0}}}",
+            ),
+            "field 'spec.api.rateLimit'",
+        ),
+        (
+            instance.replace(
+                "{standalone: {}}",
+                "{standalone: {}, sequences: [{prefix: P, format: '{prefix}'}]}",
+            ),
+            "must name seq_id once",
+        ),
+        (
+            instance.replace(
+                "{standalone: {}}",
+                "{standalone: {}, sequences: [{prefix: P}, {prefix: P}]}",
+            ),
+            "two sequences have the prefix 'P'",
+        ),
+        (
+            instance.replace(
+                "{standalone: {}}",
+                "{standalone: {}, sequences: [{prefix: P, pools: [{type: provisioned, from: 9, to: 1}]}]}",
+            ),
+            "begins after its end",
+        ),
+        (
+            instance.replace(
+                "{standalone: {}}",
+                "{standalone: {}, auth: {groups: {urlTemplate: 'http://x/'}}}",
+            ),
+            "field 'spec.auth.groups.urlTemplate'",
+        ),
+        (
+            instance.replace(
+                "{standalone: {}}",
+                "{standalone: {}, auth: {groups: {urlTemplate: 'http://x/{user}', cacheTtl: soon}}}",
+            ),
+            "field 'spec.auth.groups.cacheTtl'",
+        ),
+        (
             format!("{instance}---\n{instance}"),
             "exactly one instance is needed, and there are 2",
         ),
