@@ -1,6 +1,7 @@
 //! Typed extractors whose refusals are this API's errors.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::marker::PhantomData;
 
 use artifactdb_core::id::{Project, Version, VersionRef};
@@ -56,7 +57,7 @@ impl Params {
     /// `true`, `1`, `yes` and `on`, or their opposites.
     pub fn flag(&self, name: &str) -> ApiResult<bool> {
         match self.get(name).map(str::to_ascii_lowercase).as_deref() {
-            None | Some("" | "false" | "0" | "no" | "off") => Ok(false),
+            None | Some("false" | "0" | "no" | "off") => Ok(false),
             Some("true" | "1" | "yes" | "on") => Ok(true),
             Some(_) => Err(ApiError::unprocessable(format!(
                 "query parameter '{name}' must be true or false"
@@ -151,41 +152,39 @@ impl<S: Send + Sync> FromRequestParts<S> for TextPair {
     }
 }
 
-/// A JSON body; its content type does not matter. It is read here and understood by the handler, once
-/// that knows that the caller may ask.
-pub struct Body<T>(Bytes, PhantomData<T>);
+/// A JSON body; its content type does not matter. The handler reads it, once that knows that the caller
+/// may ask: nobody else's bytes take up memory here.
+pub struct Body<T>(Request, PhantomData<fn() -> T>);
 
 impl<S: Send + Sync, T> FromRequest<S> for Body<T> {
-    type Rejection = ApiError;
+    type Rejection = Infallible;
 
-    async fn from_request(request: Request, state: &S) -> ApiResult<Self> {
-        let bytes =
-            Bytes::from_request(request, state)
-                .await
-                .map_err(|error| match error.status() {
-                    StatusCode::PAYLOAD_TOO_LARGE => ApiError::new(
-                        StatusCode::PAYLOAD_TOO_LARGE,
-                        "the body is larger than this route takes",
-                    ),
-                    _ => ApiError::bad_request("the body could not be read"),
-                })?;
-        Ok(Self(bytes, PhantomData))
+    async fn from_request(request: Request, _: &S) -> Result<Self, Infallible> {
+        Ok(Self(request, PhantomData))
     }
 }
 
 impl<T: DeserializeOwned> Body<T> {
-    /// What it says; `None` when it is empty.
-    pub fn given(self) -> ApiResult<Option<T>> {
-        if self.0.iter().all(u8::is_ascii_whitespace) {
+    /// What it says; `None` when it is empty, or null.
+    pub async fn given(self) -> ApiResult<Option<T>> {
+        let read = Bytes::from_request(self.0, &()).await;
+        let bytes = read.map_err(|error| match error.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => ApiError::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "the body is larger than this route takes",
+            ),
+            _ => ApiError::bad_request("the body could not be read"),
+        })?;
+        if bytes.iter().all(u8::is_ascii_whitespace) {
             return Ok(None);
         }
-        serde_json::from_slice(&self.0)
-            .map(Some)
+        serde_json::from_slice(&bytes)
             .map_err(|error| ApiError::unprocessable(format!("invalid request body: {error}")))
     }
 
-    pub fn required(self) -> ApiResult<T> {
-        self.given()?
+    pub async fn required(self) -> ApiResult<T> {
+        self.given()
+            .await?
             .ok_or_else(|| ApiError::unprocessable("invalid request body: it is empty"))
     }
 }

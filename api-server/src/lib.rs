@@ -35,13 +35,12 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{delete, get, post, put};
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderValue, header};
 use jsonschema::Validator;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{NotForContentType, Predicate, SizeAbove};
 use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer};
-use tower_http::timeout::TimeoutLayer;
 
 use auth::{Groups, KeyError, StaticKey, Verifier};
 use limits::Limits;
@@ -64,8 +63,10 @@ const BODY_MAX: usize = 1024 * 1024;
 const UPLOAD_BODY_MAX: usize = 24 * 1024 * 1024;
 /// Answers from this size on are compressed for clients that take it, in bytes.
 const COMPRESSED_FROM: u64 = 1024;
-/// Longest time that a request may take; completions of very large versions need it.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(300);
+/// Longest time that a request may take.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// The same for those that write versions, which may be very large.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// What nobody else may know. It is the same in every replica.
 #[derive(Default)]
@@ -188,6 +189,26 @@ impl App {
     }
 }
 
+/// Uploads: they take more bytes and more time than anything else.
+fn upload_routes(app: &App) -> Router<Arc<App>> {
+    let beginnings = Router::new()
+        .route("/projects/upload", post(sequences::provision_project))
+        .route(
+            "/projects/{project}/upload",
+            post(sequences::provision_version),
+        )
+        .route(
+            "/projects/{project}/version/{version}/upload",
+            post(uploads::upload),
+        )
+        .layer(DefaultBodyLimit::max(UPLOAD_BODY_MAX))
+        .layer(from_fn_with_state(app.limits.clone(), limits::take_turns));
+    beginnings.route(
+        "/projects/{project}/version/{version}/complete",
+        put(uploads::complete),
+    )
+}
+
 /// The routes on one storage.
 fn routes(app: Arc<App>) -> Router {
     let routes = Router::new()
@@ -208,14 +229,6 @@ fn routes(app: Arc<App>) -> Router {
         .route("/link/{*pair}", put(files::link))
         .route("/projects", get(projects::list))
         .route("/projects/lock", get(locks::all))
-        .route(
-            "/projects/upload",
-            post(sequences::provision_project).layer(DefaultBodyLimit::max(UPLOAD_BODY_MAX)),
-        )
-        .route(
-            "/projects/{project}/upload",
-            post(sequences::provision_version).layer(DefaultBodyLimit::max(UPLOAD_BODY_MAX)),
-        )
         .route("/projects/{project}/versions", get(projects::versions))
         .route("/projects/{project}/metadata", get(projects::metadata))
         .route(
@@ -231,16 +244,8 @@ fn routes(app: Arc<App>) -> Router {
             get(projects::version_info),
         )
         .route(
-            "/projects/{project}/version/{version}/upload",
-            post(uploads::upload).layer(DefaultBodyLimit::max(UPLOAD_BODY_MAX)),
-        )
-        .route(
             "/projects/{project}/version/{version}/credentials",
             get(uploads::credentials),
-        )
-        .route(
-            "/projects/{project}/version/{version}/complete",
-            put(uploads::complete),
         )
         .route(
             "/projects/{project}/version/{version}/abort",
@@ -312,6 +317,8 @@ fn routes(app: Arc<App>) -> Router {
             put(maintenance::request).delete(maintenance::take),
         );
     routes
+        .layer(from_fn_with_state(REQUEST_TIMEOUT, limits::in_time))
+        .merge(upload_routes(&app).layer(from_fn_with_state(WRITE_TIMEOUT, limits::in_time)))
         .layer(DefaultBodyLimit::max(BODY_MAX))
         .with_state(app)
         .merge(openapi::ui())
@@ -338,10 +345,6 @@ pub fn router(app: Arc<App>) -> Router {
                 .compress_when(SizeAbove::new(COMPRESSED_FROM).and(NotForContentType::IMAGES)),
         )
         .layer(from_fn_with_state(app.limits.clone(), limits::admit))
-        .layer(TimeoutLayer::with_status_code(
-            StatusCode::SERVICE_UNAVAILABLE,
-            REQUEST_TIMEOUT,
-        ))
         .layer(CatchPanicLayer::custom(observe::panicked))
         .layer(from_fn_with_state(app, observe::observe))
 }

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::Duration;
 
 use artifactdb_core::config::ApiConfig;
 use artifactdb_core::permissions::Caller;
@@ -19,6 +20,9 @@ use crate::error::{ApiError, ApiResult};
 
 /// Requests at a time where nothing else is said.
 const AT_ONCE: u32 = 1000;
+/// Uploads that begin together, each with a body that may be large. Further ones wait a while.
+const UPLOADS_AT_ONCE: usize = 32;
+const UPLOADS_WAIT: Duration = Duration::from_secs(10);
 /// Callers that are remembered before the idle ones are forgotten.
 const REMEMBERED: usize = 10_000;
 
@@ -33,7 +37,8 @@ pub struct Limits {
     rate: Option<DefaultKeyedRateLimiter<Counted>>,
     clock: DefaultClock,
     swept: Mutex<usize>,
-    at_once: Arc<Semaphore>,
+    at_once: Semaphore,
+    uploads: Semaphore,
 }
 
 impl Limits {
@@ -49,9 +54,8 @@ impl Limits {
             rate,
             clock: DefaultClock::default(),
             swept: Mutex::new(REMEMBERED),
-            at_once: Arc::new(Semaphore::new(
-                usize::try_from(at_once).unwrap_or(usize::MAX),
-            )),
+            at_once: Semaphore::new(usize::try_from(at_once).unwrap_or(usize::MAX)),
+            uploads: Semaphore::new(UPLOADS_AT_ONCE),
         }
     }
 
@@ -116,11 +120,71 @@ pub async fn admit(State(limits): State<Arc<Limits>>, request: Request, next: Ne
     }
 }
 
+/// Lets uploads begin in turns. Who may not upload is told so without a body being read, and holds up
+/// nobody.
+pub async fn take_turns(
+    State(limits): State<Arc<Limits>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    match tokio::time::timeout(UPLOADS_WAIT, limits.uploads.acquire()).await {
+        Ok(Ok(_held)) => next.run(request).await,
+        _ => ApiError::unavailable("too many uploads begin at once, try again").into_response(),
+    }
+}
+
+/// Ends what takes too long. A change that is being made goes on to its end all the same.
+pub async fn in_time(State(most): State<Duration>, request: Request, next: Next) -> Response {
+    match tokio::time::timeout(most, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => ApiError::unavailable("this takes too long now, try again").into_response(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use axum::Router;
     use axum::body::Body;
+    use axum::middleware::from_fn_with_state;
+    use axum::routing::get;
+    use tower::ServiceExt;
 
     use super::*;
+
+    async fn ask(router: &Router) -> Response {
+        let request = Request::get("/").body(Body::empty()).unwrap();
+        router.clone().oneshot(request).await.unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn uploads_that_would_wait_too_long_for_their_turn_are_refused() {
+        let limits = Arc::new(Limits::new(&ApiConfig::default()));
+        let slow = || tokio::time::sleep(UPLOADS_WAIT * 3 / 4);
+        let router = Router::new()
+            .route("/", get(slow))
+            .layer(from_fn_with_state(limits, take_turns));
+        let all = 3 * UPLOADS_AT_ONCE;
+        let answers = futures::future::join_all((0..all).map(|_| ask(&router))).await;
+        let ended = answers.iter().filter(|own| own.status() == 200).count();
+        // The first, and those who took their places.
+        assert_eq!(ended, 2 * UPLOADS_AT_ONCE);
+        let refused = answers.iter().find(|own| own.status() == 503).unwrap();
+        assert!(refused.headers().contains_key("retry-after"));
+        assert_eq!(ask(&router).await.status(), 200);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_takes_too_long_is_ended() {
+        let most = Duration::from_secs(5);
+        let router = |seconds| {
+            let slow = move || tokio::time::sleep(Duration::from_secs(seconds));
+            Router::new()
+                .route("/", get(slow))
+                .layer(from_fn_with_state(most, in_time))
+        };
+        assert_eq!(ask(&router(4)).await.status(), 200);
+        assert_eq!(ask(&router(6)).await.status(), 503);
+    }
 
     fn parts(peer: &str, forwarded: &[&str]) -> Parts {
         let mut request = http::Request::builder();

@@ -338,7 +338,7 @@ async fn provision(instance: &Instance) -> f64 {
 }
 
 async fn total(instance: &Instance, query: &str) -> u64 {
-    let url = format!("{}/search?size=0&q={query}", instance.url);
+    let url = format!("{}/search?size=1&q={query}", instance.url);
     let answer = instance.http.get(url).send().await.unwrap();
     let answer: Value = answer.json().await.unwrap();
     answer["total"].as_u64().unwrap()

@@ -24,7 +24,7 @@ pub use jwt::Verifier;
 pub use keys::{KeyError, StaticKey};
 
 /// The header in which automation brings the instance's service key.
-const SERVICE_KEY: HeaderName = HeaderName::from_static("x-adb-service-key");
+pub const SERVICE_KEY: HeaderName = HeaderName::from_static("x-adb-service-key");
 /// Who automation is in logs and permissions.
 const SERVICE_USER: &str = "service";
 

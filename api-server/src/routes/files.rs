@@ -18,6 +18,7 @@ use crate::access::{HOPS, key_of};
 use crate::auth::{Act, Grant, Identity};
 use crate::error::{ApiError, ApiResult};
 use crate::extract::{Params, TextPath};
+use crate::openapi::shapes;
 
 /// One route for both: an identifier may hold slashes, and `/metadata` at its end is the verb.
 pub async fn file_or_metadata(
@@ -65,7 +66,7 @@ pub async fn find(
         ("raw" = Option<bool>, Query, description = "The document as it was uploaded"),
     ),
     responses(
-        (status = 200, description = "The metadata document", body = Value),
+        (status = 200, description = "The metadata document", body = shapes::Document),
         (status = 304, description = "It is as `If-None-Match` knows it"),
         (status = 400, description = "Malformed identifier"),
         (status = 404, description = "No such file, or none that the caller may read"),
@@ -141,7 +142,7 @@ async fn raw(
         ("expires_in" = Option<u64>, Query, description = "Seconds for which the URL works, 10 to 86400"),
     ),
     responses(
-        (status = 302, description = "Where the bytes are"),
+        (status = 302, description = "Where the bytes are", body = shapes::Redirection),
         (status = 400, description = "Malformed identifier"),
         (status = 404, description = "No such file, or none that the caller may read"),
         (status = 422, description = "Parameter out of range"),

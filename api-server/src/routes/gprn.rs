@@ -21,6 +21,7 @@ use crate::App;
 use crate::auth::Identity;
 use crate::error::{ApiError, ApiResult};
 use crate::extract::{Body, Params, TextPath};
+use crate::openapi::shapes;
 
 /// Names below one, and links of one, at the most.
 const CHILDREN_MAX: usize = 250;
@@ -79,7 +80,7 @@ pub async fn lookup(
 #[utoipa::path(get, path = "/gprn/{gprn}/validate", tag = "gprn",
     params(("gprn" = String, Path, description = "`gprn:<environment>:<service>:<placeholder>:<type-id>:<resource-id>`")),
     responses(
-        (status = 200, description = "It is well formed, and of this instance", body = Value),
+        (status = 200, description = "It is well formed, and of this instance", body = shapes::Valid),
         (status = 400, description = "What is wrong with it"),
     ))]
 pub(crate) fn validate(app: &App, name: &str) -> ApiResult<Json<Value>> {
@@ -93,7 +94,7 @@ pub(crate) fn validate(app: &App, name: &str) -> ApiResult<Json<Value>> {
         ("deep" = Option<bool>, Query, description = "With environment and root"),
     ),
     responses(
-        (status = 200, description = "The names above it, nearest first", body = Value),
+        (status = 200, description = "The names above it, nearest first", body = Vec<shapes::Parent>),
         (status = 400, description = "What is wrong with it"),
     ))]
 pub(crate) fn parents(app: &App, name: &str, params: &Params) -> ApiResult<Json<Value>> {
@@ -155,7 +156,7 @@ fn request(app: &App, identity: &Identity, scope: Vec<Query>, size: usize) -> Se
 #[utoipa::path(get, path = "/gprn/{gprn}/permissions", tag = "gprn",
     params(("gprn" = String, Path)),
     responses(
-        (status = 200, description = "The caller may read it", body = Value),
+        (status = 200, description = "The caller may read it", body = shapes::Allowed),
         (status = 400, description = "It is malformed, or names nothing that has permissions"),
         (status = 404, description = "There is none, or none that the caller may read"),
     ))]
@@ -177,9 +178,9 @@ pub struct Names {
 }
 
 #[utoipa::path(post, path = "/gprn/permissions", tag = "gprn",
-    request_body(content = Value, description = "`{\"gprns\": […]}`, 1000 at the most"),
+    request_body(content = shapes::GprnsBody, description = "`{\"gprns\": […]}`, 1000 at the most"),
     responses(
-        (status = 200, description = "For each whether the caller may read it, and whether they may read all", body = Value),
+        (status = 200, description = "For each whether the caller may read it, and whether they may read all", body = shapes::GprnsAllowed),
         (status = 400, description = "One is malformed, or names nothing that has permissions"),
         (status = 422, description = "Too many, or no such list"),
     ))]
@@ -188,7 +189,7 @@ pub async fn bulk_permissions(
     identity: Identity,
     body: Body<Names>,
 ) -> ApiResult<Json<Value>> {
-    let names = body.required()?.gprns;
+    let names = body.required().await?.gprns;
     if names.len() > BULK_MAX {
         return Err(ApiError::unprocessable(format!(
             "invalid request body: 'gprns' holds more than {BULK_MAX} names"
@@ -215,7 +216,7 @@ pub async fn bulk_permissions(
 #[utoipa::path(get, path = "/gprn/{gprn}/children", tag = "gprn",
     params(("gprn" = String, Path)),
     responses(
-        (status = 200, description = "The names below it that the caller may read, 250 at the most", body = Value),
+        (status = 200, description = "The names below it that the caller may read, 250 at the most", body = shapes::Children),
         (status = 400, description = "It is malformed, or has nothing below it"),
         (status = 404, description = "There are none"),
     ))]
@@ -299,7 +300,7 @@ fn location(app: &App, key: &str) -> Value {
         ("skip_links" = Option<bool>, Query, description = "Leave out what its links lead to"),
     ),
     responses(
-        (status = 200, description = "Where it is stored, and what its links lead to", body = Value),
+        (status = 200, description = "Where it is stored, and what its links lead to", body = shapes::Located),
         (status = 400, description = "It is malformed, or names nothing that is stored"),
         (status = 404, description = "There is none, or none that the caller may read"),
     ))]

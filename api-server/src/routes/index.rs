@@ -20,6 +20,7 @@ use crate::App;
 use crate::auth::Admin;
 use crate::error::{ApiError, ApiResult};
 use crate::extract::{Body, Params, TextPath};
+use crate::openapi::shapes;
 
 /// Projects that one request names at the most: the job's id names them, too.
 const NAMED_MAX: usize = 50;
@@ -43,9 +44,9 @@ pub struct BuildRequest {
 }
 
 #[utoipa::path(put, path = "/index/build", tag = "index",
-    request_body(content = Value, description = "`project_ids`; absent: every project"),
+    request_body(content = Option<shapes::BuildBody>, description = "`project_ids`; absent: every project"),
     responses(
-        (status = 202, description = "A job that writes the documents again from the storage", body = Value),
+        (status = 202, description = "A job that writes the documents again from the storage", body = shapes::Accepted),
         (status = 400, description = "Too many projects are named"),
         (status = 401, description = "Not authenticated"),
         (status = 403, description = "Not an administrator"),
@@ -60,7 +61,8 @@ pub async fn build(
     body: Body<BuildRequest>,
 ) -> ApiResult<Response> {
     let projects = body
-        .given()?
+        .given()
+        .await?
         .map(|body| body.project_ids)
         .unwrap_or_default();
     if projects.len() > NAMED_MAX {
@@ -75,7 +77,7 @@ pub async fn build(
 
 #[utoipa::path(get, path = "/index/status", tag = "index",
     responses(
-        (status = 200, description = "Whether the index that answers is the one that the schemas want", body = Value),
+        (status = 200, description = "Whether the index that answers is the one that the schemas want", body = shapes::IndexStatus),
         (status = 401, description = "Not authenticated"),
         (status = 403, description = "Not an administrator"),
         (status = 503, description = "The search engine is away"),
@@ -106,7 +108,7 @@ pub async fn status(State(app): State<Arc<App>>, _: Admin) -> ApiResult<Json<Val
 
 #[utoipa::path(get, path = "/index/settings", tag = "index",
     responses(
-        (status = 200, description = "The settings of the index that answers, and of former ones, newest first", body = Value),
+        (status = 200, description = "The settings of the index that answers, and of former ones, newest first", body = shapes::AllIndexSettings),
         (status = 401, description = "Not authenticated"),
         (status = 403, description = "Not an administrator"),
         (status = 503, description = "The search engine is away"),
@@ -130,7 +132,7 @@ pub async fn settings(State(app): State<Arc<App>>, _: Admin) -> ApiResult<Json<V
         ("keep" = Option<u64>, Query, description = "Newest former indices that stay, 5 by default"),
     ),
     responses(
-        (status = 200, description = "The names of the indices that were deleted", body = Value),
+        (status = 200, description = "The names of the indices that were deleted", body = shapes::Deleted),
         (status = 401, description = "Not authenticated"),
         (status = 403, description = "Not an administrator"),
         (status = 404, description = "No such alias"),
@@ -153,7 +155,7 @@ pub async fn delete_inactive(
 #[utoipa::path(get, path = "/index/models/{alias}", tag = "index",
     params(("alias" = String, Path), ("preview" = Option<bool>, Query, description = "Accepted; it is always what the schemas make now")),
     responses(
-        (status = 200, description = "The mapping that the schemas make", body = Value),
+        (status = 200, description = "The mapping that the schemas make", body = shapes::Document),
         (status = 401, description = "Not authenticated"),
         (status = 403, description = "Not an administrator"),
         (status = 404, description = "No such alias"),
@@ -185,7 +187,7 @@ pub async fn delete_model(_: Admin, TextPath(alias): TextPath) -> ApiResult<Json
 #[utoipa::path(get, path = "/index/mappings/{alias}", tag = "index",
     params(("alias" = String, Path)),
     responses(
-        (status = 200, description = "The mapping of the index that answers", body = Value),
+        (status = 200, description = "The mapping of the index that answers", body = shapes::Document),
         (status = 401, description = "Not authenticated"),
         (status = 403, description = "Not an administrator"),
         (status = 404, description = "No such alias, or no index behind it"),
@@ -222,7 +224,7 @@ pub async fn generate_model(_: Admin) -> ApiResult<Json<Value>> {
         ("skip_forbidden_op" = Option<bool>, Query, description = "Do what can be done, and leave the rest"),
     ),
     responses(
-        (status = 200, description = "What was to do, and what is left", body = Value),
+        (status = 200, description = "What was to do, and what is left", body = shapes::ModelSyncs),
         (status = 400, description = "The index has to be built anew"),
         (status = 401, description = "Not authenticated"),
         (status = 403, description = "Not an administrator"),
@@ -266,7 +268,7 @@ pub async fn sync_model(
 #[utoipa::path(put, path = "/index/aliases/sync", tag = "index",
     params(("client" = Option<String>, Query), ("action" = Option<String>, Query, description = "`create`, `sync`, or both")),
     responses(
-        (status = 200, description = "The alias is where it has to be", body = Value),
+        (status = 200, description = "The alias is where it has to be", body = shapes::Done),
         (status = 401, description = "Not authenticated"),
         (status = 403, description = "Not an administrator"),
         (status = 404, description = "No such alias"),
@@ -312,7 +314,7 @@ impl App {
 #[utoipa::path(put, path = "/index/snapshot", tag = "index",
     params(("client" = Option<String>, Query)),
     responses(
-        (status = 202, description = "A job that takes a snapshot", body = Value),
+        (status = 202, description = "A job that takes a snapshot", body = shapes::Accepted),
         (status = 401, description = "Not authenticated"),
         (status = 403, description = "Not an administrator"),
         (status = 404, description = "No such alias"),
@@ -341,7 +343,7 @@ pub async fn take_snapshot(
 
 #[utoipa::path(get, path = "/index/snapshots", tag = "index",
     responses(
-        (status = 200, description = "The snapshots of the repository", body = Value),
+        (status = 200, description = "The snapshots of the repository", body = shapes::Snapshots),
         (status = 401, description = "Not authenticated"),
         (status = 403, description = "Not an administrator"),
         (status = 404, description = "The engine does not know the repository"),
@@ -356,7 +358,7 @@ pub async fn snapshots(State(app): State<Arc<App>>, _: Admin) -> ApiResult<Json<
 #[utoipa::path(get, path = "/index/snapshots/{name}", tag = "index",
     params(("name" = String, Path)),
     responses(
-        (status = 200, description = "One snapshot", body = Value),
+        (status = 200, description = "One snapshot", body = shapes::Document),
         (status = 401, description = "Not authenticated"),
         (status = 403, description = "Not an administrator"),
         (status = 404, description = "There is none of this name"),
@@ -374,7 +376,7 @@ pub async fn snapshot(
 #[utoipa::path(delete, path = "/index/snapshots/{name}", tag = "index",
     params(("name" = String, Path)),
     responses(
-        (status = 202, description = "It is deleted", body = Value),
+        (status = 202, description = "It is deleted", body = shapes::SnapshotDeleted),
         (status = 401, description = "Not authenticated"),
         (status = 403, description = "Not an administrator"),
         (status = 404, description = "There is none of this name"),

@@ -15,12 +15,13 @@ use serde_json::{Map, Value, json};
 use crate::App;
 use crate::auth::{Admin, Identity};
 use crate::error::{ApiError, ApiResult};
+use crate::openapi::shapes;
 
 /// How long a dependency may take to answer a health check.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 #[utoipa::path(get, path = "/", tag = "information",
-    responses((status = 200, description = "What this instance is", body = Value)))]
+    responses((status = 200, description = "What this instance is", body = shapes::Instance)))]
 pub async fn root(State(app): State<Arc<App>>, headers: HeaderMap) -> Json<Value> {
     let config = &app.config;
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
@@ -111,7 +112,7 @@ fn redacted(value: Value) -> Value {
 
 #[utoipa::path(get, path = "/config", tag = "information",
     responses(
-        (status = 200, description = "The configuration, without what is secret in it", body = Value),
+        (status = 200, description = "The configuration, without what is secret in it", body = shapes::Document),
         (status = 401, description = "Not authenticated"),
         (status = 403, description = "Not an admin"),
     ))]
@@ -120,7 +121,7 @@ pub async fn config(State(app): State<Arc<App>>, _: Admin) -> ApiResult<Json<Val
 }
 
 #[utoipa::path(get, path = "/status", tag = "information",
-    responses((status = 200, description = "How its parts are doing", body = Value)))]
+    responses((status = 200, description = "How its parts are doing", body = shapes::Health)))]
 pub async fn status(State(app): State<Arc<App>>, identity: Identity) -> Json<Value> {
     // Counted for whoever asks: a total would tell of documents that they may not read.
     let documents = app

@@ -17,6 +17,7 @@ use crate::App;
 use crate::auth::Identity;
 use crate::error::{ApiError, ApiResult};
 use crate::extract::TextPath;
+use crate::openapi::shapes;
 use crate::signer::Purpose;
 
 impl App {
@@ -46,7 +47,7 @@ pub fn accepted(app: &App, headers: &HeaderMap, task: &Task) -> Response {
 
 #[utoipa::path(get, path = "/jobs/{id}", tag = "jobs",
     params(("id" = String, Path, description = "From an answer with 202")),
-    responses((status = 200, description = "How far the work is; PENDING for an unknown id", body = Value)))]
+    responses((status = 200, description = "How far the work is; PENDING for an unknown id", body = shapes::Job)))]
 pub async fn job(State(app): State<Arc<App>>, TextPath(id): TextPath) -> ApiResult<Json<Value>> {
     let Some(task) = app.signer.open::<Task>(Purpose::Job, &id) else {
         return Ok(Json(json!({"status": "PENDING", "result": null})));
@@ -134,7 +135,7 @@ async fn from_store(app: &App, task: &Task) -> ApiResult<JobRecord> {
 #[utoipa::path(delete, path = "/jobs/{id}", tag = "jobs",
     params(("id" = String, Path, description = "The `expires_job_id` of a transient version")),
     responses(
-        (status = 200, description = "The version will not expire", body = Value),
+        (status = 200, description = "The version will not expire", body = shapes::Cancelled),
         (status = 400, description = "It has expired, was made to stay before, or is no job that can be cancelled"),
         (status = 401, description = "Not authenticated"),
         (status = 403, description = "Not allowed"),

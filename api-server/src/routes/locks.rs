@@ -16,6 +16,7 @@ use crate::App;
 use crate::auth::Identity;
 use crate::error::{ApiError, ApiResult};
 use crate::extract::{Body, ProjectPath};
+use crate::openapi::shapes;
 
 /// How long a lock that a person takes lives; upstream's lived for ever (CONTRACT section 11).
 const LOCK_LIFE: SignedDuration = SignedDuration::from_hours(1);
@@ -38,7 +39,7 @@ fn describe(record: &LeaseRecord) -> Value {
 #[utoipa::path(get, path = "/projects/{project}/lock", tag = "locks",
     params(("project" = String, Path)),
     responses(
-        (status = 200, description = "The lock of the project or of one of its versions", body = Value),
+        (status = 200, description = "The lock of the project or of one of its versions", body = shapes::Locked),
         (status = 404, description = "It is not locked"),
     ))]
 pub async fn get(
@@ -72,7 +73,7 @@ pub async fn get(
 
 #[utoipa::path(get, path = "/projects/lock", tag = "locks",
     responses(
-        (status = 200, description = "Every locked project", body = Value),
+        (status = 200, description = "Every locked project", body = shapes::LockedProjects),
         (status = 401, description = "Not authenticated"),
         (status = 403, description = "Not an uploader"),
     ))]
@@ -97,9 +98,9 @@ pub struct LockRequest {
 
 #[utoipa::path(post, path = "/projects/{project}/lock", tag = "locks",
     params(("project" = String, Path)),
-    request_body(content = Value, description = "`stage`, and `info` for people"),
+    request_body(content = shapes::LockBody, description = "`stage`, and `info` for people"),
     responses(
-        (status = 200, description = "Locked for an hour", body = Value),
+        (status = 200, description = "Locked for an hour", body = shapes::Locked),
         (status = 401, description = "Not authenticated"),
         (status = 403, description = "Not an uploader"),
         (status = 423, description = "Locked by someone else"),
@@ -111,7 +112,7 @@ pub async fn lock(
     body: Body<LockRequest>,
 ) -> ApiResult<Json<Value>> {
     app.require_role(&identity, &[roles::UPLOADER])?;
-    let request = body.required()?;
+    let request = body.required().await?;
     let key = LeaseKey {
         project,
         version: None,
@@ -136,7 +137,7 @@ pub async fn lock(
 #[utoipa::path(delete, path = "/projects/{project}/lock", tag = "locks",
     params(("project" = String, Path)),
     responses(
-        (status = 200, description = "No longer locked; uploads that held a lock are fenced off by the next one", body = Value),
+        (status = 200, description = "No longer locked; uploads that held a lock are fenced off by the next one", body = shapes::Locked),
         (status = 401, description = "Not authenticated"),
         (status = 403, description = "Not an uploader"),
         (status = 404, description = "It is not locked"),

@@ -16,6 +16,7 @@ use crate::App;
 use crate::auth::{Admin, Identity};
 use crate::error::{ApiError, ApiResult};
 use crate::extract::{Body, Params};
+use crate::openapi::shapes;
 
 /// Requests that may wait.
 const WAITING_MAX: usize = 100;
@@ -54,7 +55,7 @@ impl App {
 
 #[utoipa::path(get, path = "/maintenance/status", tag = "maintenance",
     responses(
-        (status = 200, description = "Whether every project is being indexed again; for administrators, the requests that wait, too", body = Value),
+        (status = 200, description = "Whether every project is being indexed again; for administrators, the requests that wait, too", body = shapes::Maintenance),
         (status = 503, description = "A server is away"),
     ))]
 pub async fn status(State(app): State<Arc<App>>, identity: Identity) -> ApiResult<Json<Value>> {
@@ -77,9 +78,9 @@ pub async fn status(State(app): State<Arc<App>>, identity: Identity) -> ApiResul
 }
 
 #[utoipa::path(put, path = "/maintenance/requests", tag = "maintenance",
-    request_body(content = Value, description = "`name` of an operation, its `args` and `kwargs`"),
+    request_body(content = shapes::MaintenanceBody, description = "`name` of an operation, its `args` and `kwargs`"),
     responses(
-        (status = 200, description = "The requests that wait now", body = Value),
+        (status = 200, description = "The requests that wait now", body = Vec<shapes::MaintenanceRequest>),
         (status = 400, description = "No such operation, too large, or too many requests wait"),
         (status = 401, description = "Not authenticated"),
         (status = 403, description = "Not an administrator"),
@@ -91,7 +92,7 @@ pub async fn request(
     Admin(identity): Admin,
     body: Body<Request>,
 ) -> ApiResult<Json<Value>> {
-    let request = body.required()?;
+    let request = body.required().await?;
     if !OPERATIONS.contains(&&*request.name) {
         return Err(ApiError::bad_request(format!(
             "Unknown operation, use one of: {}",
@@ -129,7 +130,7 @@ pub async fn request(
 #[utoipa::path(delete, path = "/maintenance/requests", tag = "maintenance",
     params(("purge" = Option<bool>, Query, description = "All of them, not the oldest alone")),
     responses(
-        (status = 200, description = "The request that was taken off, or all of them", body = Value),
+        (status = 200, description = "The request that was taken off, or all of them", body = shapes::TakenRequests),
         (status = 401, description = "Not authenticated"),
         (status = 403, description = "Not an administrator"),
         (status = 404, description = "None waits"),

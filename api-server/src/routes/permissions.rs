@@ -16,6 +16,7 @@ use crate::App;
 use crate::auth::Identity;
 use crate::error::{ApiError, ApiResult};
 use crate::extract::{Body, ProjectPath, VersionRefPath};
+use crate::openapi::shapes;
 
 async fn read(
     app: &App,
@@ -69,7 +70,7 @@ async fn write(
     body: Body<PermissionsPatch>,
 ) -> ApiResult<Response> {
     app.require_write(identity, project, version).await?;
-    let patch = body.required()?;
+    let patch = body.required().await?;
     let scope = if version.is_some() {
         Scope::Version
     } else {
@@ -118,7 +119,7 @@ async fn delete(
 #[utoipa::path(get, path = "/projects/{project}/permissions", tag = "permissions",
     params(("project" = String, Path)),
     responses(
-        (status = 200, description = "The permissions that apply", body = Value),
+        (status = 200, description = "The permissions that apply", body = shapes::Permissions),
         (status = 401, description = "Not authenticated"),
         (status = 403, description = "Not allowed"),
         (status = 404, description = "None are set"),
@@ -133,8 +134,9 @@ pub async fn of_project(
 
 #[utoipa::path(put, path = "/projects/{project}/permissions", tag = "permissions",
     params(("project" = String, Path)),
+    request_body(content = shapes::PermissionsBody, description = "Members that are not given stay as they are"),
     responses(
-        (status = 202, description = "They apply; the documents follow as a job", body = Value),
+        (status = 202, description = "They apply; the documents follow as a job", body = shapes::Accepted),
         (status = 400, description = "Another scope"),
         (status = 401, description = "Not authenticated"),
         (status = 403, description = "Not allowed"),
@@ -154,7 +156,7 @@ pub async fn set_of_project(
 #[utoipa::path(delete, path = "/projects/{project}/permissions", tag = "permissions",
     params(("project" = String, Path)),
     responses(
-        (status = 202, description = "Removed; the next level applies", body = Value),
+        (status = 202, description = "Removed; the next level applies", body = shapes::Accepted),
         (status = 401, description = "Not authenticated"),
         (status = 403, description = "Not allowed"),
         (status = 404, description = "No such project"),
@@ -171,7 +173,7 @@ pub async fn delete_of_project(
 #[utoipa::path(get, path = "/projects/{project}/version/{version}/permissions", tag = "permissions",
     params(("project" = String, Path), ("version" = String, Path)),
     responses(
-        (status = 200, description = "The permissions that apply", body = Value),
+        (status = 200, description = "The permissions that apply", body = shapes::Permissions),
         (status = 401, description = "Not authenticated"),
         (status = 403, description = "Not allowed"),
         (status = 404, description = "No such version, or none are set"),
@@ -187,8 +189,9 @@ pub async fn of_version(
 
 #[utoipa::path(put, path = "/projects/{project}/version/{version}/permissions", tag = "permissions",
     params(("project" = String, Path), ("version" = String, Path)),
+    request_body(content = shapes::PermissionsBody, description = "Members that are not given stay as they are"),
     responses(
-        (status = 202, description = "They apply; the documents follow as a job", body = Value),
+        (status = 202, description = "They apply; the documents follow as a job", body = shapes::Accepted),
         (status = 400, description = "Another scope"),
         (status = 401, description = "Not authenticated"),
         (status = 403, description = "Not allowed"),
@@ -209,7 +212,7 @@ pub async fn set_of_version(
 #[utoipa::path(delete, path = "/projects/{project}/version/{version}/permissions", tag = "permissions",
     params(("project" = String, Path), ("version" = String, Path)),
     responses(
-        (status = 202, description = "Removed; the next level applies", body = Value),
+        (status = 202, description = "Removed; the next level applies", body = shapes::Accepted),
         (status = 401, description = "Not authenticated"),
         (status = 403, description = "Not allowed"),
         (status = 404, description = "No such version"),

@@ -20,6 +20,7 @@ use crate::App;
 use crate::auth::Identity;
 use crate::error::{ApiError, ApiResult};
 use crate::extract::{Params, ProjectPath, VersionRefPath};
+use crate::openapi::shapes;
 
 const VERSION: &str = "_extra.version";
 const REVISION: &str = "_extra.revision";
@@ -46,7 +47,7 @@ fn aggs(field: &str, values: &[String]) -> Vec<Value> {
         ("size" = Option<u64>, Query, description = "Projects of a page, 1 to 500"),
     ),
     responses(
-        (status = 200, description = "Projects by name, with their versions", body = Value),
+        (status = 200, description = "Projects by name, with their versions", body = shapes::Projects),
         (status = 422, description = "A parameter out of range"),
     ))]
 pub async fn list(
@@ -95,7 +96,7 @@ pub async fn list_page(
         ("agg_field" = Option<String>, Query, description = "`_extra.version` or `_extra.revision`"),
     ),
     responses(
-        (status = 200, description = "Its versions, and which is the latest", body = Value),
+        (status = 200, description = "Its versions, and which is the latest", body = shapes::Versions),
         (status = 404, description = "No version that the caller may see"),
     ))]
 pub async fn versions(
@@ -171,7 +172,7 @@ async fn page_or_missing(
 #[utoipa::path(get, path = "/projects/{project}/metadata", tag = "projects",
     params(("project" = String, Path), ("size" = Option<u64>, Query)),
     responses(
-        (status = 200, description = "The metadata of all its versions, in pages", body = Value),
+        (status = 200, description = "The metadata of all its versions, in pages", body = shapes::Page),
         (status = 404, description = "No such project, or none that the caller may see"),
     ))]
 pub async fn metadata(
@@ -188,7 +189,7 @@ pub async fn metadata(
 #[utoipa::path(get, path = "/projects/{project}/version/{version}/metadata", tag = "projects",
     params(("project" = String, Path), ("version" = String, Path, description = "Also a revision or `latest`"), ("size" = Option<u64>, Query)),
     responses(
-        (status = 200, description = "The metadata of the version, in pages", body = Value),
+        (status = 200, description = "The metadata of the version, in pages", body = shapes::Page),
         (status = 400, description = "There is no latest revision"),
         (status = 404, description = "No such version, or none that the caller may see"),
     ))]
@@ -218,7 +219,7 @@ pub async fn version_metadata(
 #[utoipa::path(get, path = "/projects/{project}/version/{version}/info", tag = "projects",
     params(("project" = String, Path), ("version" = String, Path, description = "Also a revision or `latest`")),
     responses(
-        (status = 200, description = "Whether store and index agree on the version", body = Value),
+        (status = 200, description = "Whether store and index agree on the version", body = shapes::VersionReport),
         (status = 404, description = "No such version, or none that the caller may see"),
     ))]
 pub async fn version_info(
@@ -283,7 +284,7 @@ pub async fn version_info(
 #[utoipa::path(delete, path = "/projects/{project}/version/{version}", tag = "projects",
     params(("project" = String, Path), ("version" = String, Path, description = "Also a revision or `latest`")),
     responses(
-        (status = 202, description = "It is gone for readers; the job deletes its files", body = Value),
+        (status = 202, description = "It is gone for readers; the job deletes its files", body = shapes::Accepted),
         (status = 401, description = "Not authenticated"),
         (status = 403, description = "Not allowed"),
     ))]

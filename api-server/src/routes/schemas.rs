@@ -15,6 +15,7 @@ use crate::App;
 use crate::auth::{Admin, Identity};
 use crate::error::{ApiError, ApiResult};
 use crate::extract::{Body, Params, TextPair, TextPath};
+use crate::openapi::shapes;
 
 /// The one source of schemas that an instance has.
 pub(super) const CLIENT: &str = "default";
@@ -35,7 +36,7 @@ pub(super) fn check_client(alias: Option<&str>) -> ApiResult<()> {
         ("checksum" = Option<bool>, Query, description = "A checksum of all schemas instead, for administrators"),
     ),
     responses(
-        (status = 200, description = "The document types", body = Value),
+        (status = 200, description = "The document types", body = shapes::SchemaTypes),
         (status = 403, description = "A checksum, for others than administrators"),
         (status = 404, description = "There are none"),
     ))]
@@ -77,7 +78,7 @@ pub async fn types(
 #[utoipa::path(get, path = "/schemas/{type}", tag = "schemas",
     params(("type" = String, Path), ("client" = Option<String>, Query)),
     responses(
-        (status = 200, description = "The versions of the type", body = Value),
+        (status = 200, description = "The versions of the type", body = shapes::SchemaVersions),
         (status = 404, description = "No such type"),
     ))]
 pub async fn versions(
@@ -106,7 +107,7 @@ pub async fn versions(
 #[utoipa::path(get, path = "/schemas/{type}/{version}", tag = "schemas",
     params(("type" = String, Path), ("version" = String, Path, description = "With or without `.json`")),
     responses(
-        (status = 200, description = "The JSON Schema", body = Value),
+        (status = 200, description = "The JSON Schema", body = shapes::Document),
         (status = 304, description = "It is as `If-None-Match` knows it"),
         (status = 404, description = "No such type or version"),
     ))]
@@ -121,7 +122,7 @@ pub async fn schema(
 }
 
 #[utoipa::path(get, path = "/schema/clients", tag = "schemas",
-    responses((status = 200, description = "Where schemas come from", body = Value)))]
+    responses((status = 200, description = "Where schemas come from", body = shapes::SchemaClients)))]
 pub async fn clients(State(app): State<Arc<App>>) -> Json<Value> {
     Json(json!({
         CLIENT: {"kind": "ArtifactSchema", "base_uri": "/schemas", "count": app.config.schemas.items.len()},
@@ -134,9 +135,9 @@ pub struct ValidateRequest {
 }
 
 #[utoipa::path(post, path = "/schema/validate", tag = "schemas",
-    request_body(content = Value, description = "`{\"docs\": [{…}]}`"),
+    request_body(content = shapes::ValidateBody, description = "`{\"docs\": [{…}]}`"),
     responses(
-        (status = 200, description = "They are valid", body = Value),
+        (status = 200, description = "They are valid", body = shapes::Done),
         (status = 400, description = "A `$schema` is malformed"),
         (status = 404, description = "A schema does not exist"),
         (status = 422, description = "A document breaks its schema, or the body is malformed"),
@@ -145,7 +146,7 @@ pub async fn validate(
     State(app): State<Arc<App>>,
     body: Body<ValidateRequest>,
 ) -> ApiResult<Json<Value>> {
-    let request = body.required()?;
+    let request = body.required().await?;
     if request.docs.is_empty() || request.docs.iter().any(BTreeMap::is_empty) {
         return Err(ApiError::unprocessable(
             "invalid request body: 'docs' must hold at least one document, and none may be empty",
@@ -193,7 +194,7 @@ fn check(app: &App, number: usize, document: &BTreeMap<String, Value>) -> ApiRes
 #[utoipa::path(delete, path = "/schema/cache", tag = "schemas",
     params(("client" = Option<String>, Query)),
     responses(
-        (status = 200, description = "Done: schemas are part of the configuration, and none is cached", body = Value),
+        (status = 200, description = "Done: schemas are part of the configuration, and none is cached", body = shapes::Done),
         (status = 401, description = "Not authenticated"),
         (status = 403, description = "Not an administrator"),
         (status = 404, description = "No such client"),

@@ -18,6 +18,7 @@ use crate::App;
 use crate::auth::Identity;
 use crate::error::{ApiError, ApiResult};
 use crate::extract::{Params, TextPath};
+use crate::openapi::shapes;
 use crate::signer::Purpose;
 
 /// A question that is answered in pages. A cursor carries it, signed.
@@ -105,7 +106,7 @@ pub fn page_size(app: &App, params: &Params) -> ApiResult<usize> {
         ("size" = Option<u64>, Query, description = "Results of a page"),
     ),
     responses(
-        (status = 200, description = "A page of documents; `next` and a Link header name the following one", body = Value),
+        (status = 200, description = "A page of documents; `next` and a Link header name the following one", body = shapes::Page),
         (status = 400, description = "A wrong query, sort or size"),
         (status = 422, description = "No query"),
     ))]
@@ -141,7 +142,7 @@ pub async fn search(
 #[utoipa::path(get, path = "/scroll/{id}", tag = "search",
     params(("id" = String, Path, description = "From `next` of the page before")),
     responses(
-        (status = 200, description = "The next page", body = Value),
+        (status = 200, description = "The next page, of documents or projects", body = shapes::Page),
         (status = 400, description = "Not a cursor, or another caller's"),
         (status = 410, description = "The cursor was not used for too long"),
     ))]
@@ -296,7 +297,7 @@ pub fn projects_answer(
         ("agg_size" = Option<u64>, Query, description = "Buckets at the most, 1 to 500"),
     ),
     responses(
-        (status = 200, description = "Buckets, or a value", body = Value),
+        (status = 200, description = "Buckets, or a value", body = shapes::Aggregation),
         (status = 400, description = "A wrong query or field"),
         (status = 422, description = "A parameter is missing or out of range"),
     ))]

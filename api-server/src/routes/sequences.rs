@@ -8,6 +8,7 @@ use artifactdb_core::config::PoolConfig;
 use artifactdb_core::id::{Project, Version, excerpt};
 use artifactdb_core::permissions::roles;
 use artifactdb_core::sequence::Sequence;
+use artifactdb_core::upload::UploadRequest;
 use artifactdb_core::versions::WriteError;
 use axum::Json;
 use axum::extract::State;
@@ -15,7 +16,6 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use jiff::SignedDuration;
 use percent_encoding::utf8_percent_encode;
-use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
 use super::uploads::{SEGMENT, VALUE};
@@ -24,20 +24,21 @@ use crate::App;
 use crate::auth::{Act, Admin, CREDENTIAL, Grant, Identity};
 use crate::error::{ApiError, ApiResult};
 use crate::extract::{Body, Params, ProjectPath};
+use crate::openapi::shapes;
 
 /// How long a redirection can be followed.
 const FOLLOWED_WITHIN: SignedDuration = SignedDuration::from_mins(5);
 
 #[utoipa::path(post, path = "/projects/upload", tag = "uploads",
     params(("prefix" = Option<String>, Query, description = "Of the sequence; absent: the default one")),
-    request_body(content = Value, description = "As for an upload of a version; to be sent again to the Location"),
+    request_body(content = shapes::UploadBody, description = "As for an upload of a version; to be sent again to the Location"),
     responses(
         (status = 307, description = "Location: where to send the same request for the new project's first version"),
         (status = 400, description = "No such sequence, or it has no free number"),
         (status = 401, description = "Not authenticated"),
         (status = 403, description = "Not allowed"),
         (status = 413, description = "The body is too large"),
-        (status = 422, description = "The body is no JSON"),
+        (status = 422, description = "The body is malformed"),
         (status = 503, description = "A server is away"),
     ))]
 pub async fn provision_project(
@@ -45,11 +46,11 @@ pub async fn provision_project(
     identity: Identity,
     params: Params,
     headers: HeaderMap,
-    body: Body<IgnoredAny>,
+    body: Body<UploadRequest>,
 ) -> ApiResult<Response> {
     app.require_role(&identity, &[roles::CREATOR, roles::UPLOADER])?;
     // One that nobody will understand costs no number.
-    body.given()?;
+    body.required().await?;
     let sequence = app.sequence(params.get("prefix"))?.clone();
     let versions = app.versions.clone();
     let (project, version) =
@@ -59,14 +60,14 @@ pub async fn provision_project(
 
 #[utoipa::path(post, path = "/projects/{project}/upload", tag = "uploads",
     params(("project" = String, Path)),
-    request_body(content = Value, description = "As for an upload of a version; to be sent again to the Location"),
+    request_body(content = shapes::UploadBody, description = "As for an upload of a version; to be sent again to the Location"),
     responses(
         (status = 307, description = "Location: where to send the same request for the next version"),
         (status = 400, description = "No such project"),
         (status = 401, description = "Not authenticated"),
         (status = 403, description = "Not allowed"),
         (status = 413, description = "The body is too large"),
-        (status = 422, description = "The body is no JSON"),
+        (status = 422, description = "The body is malformed"),
         (status = 423, description = "The project is locked"),
         (status = 503, description = "A server is away"),
     ))]
@@ -75,10 +76,10 @@ pub async fn provision_version(
     identity: Identity,
     ProjectPath(project): ProjectPath,
     headers: HeaderMap,
-    body: Body<IgnoredAny>,
+    body: Body<UploadRequest>,
 ) -> ApiResult<Response> {
     app.require_write(&identity, &project, None).await?;
-    body.given()?;
+    body.required().await?;
     let leases = app.versions.lease.of_project(&project).await;
     let locked = leases
         .map_err(WriteError::from)?
@@ -187,7 +188,7 @@ fn pools(kind: &str, pools: &[PoolConfig], first: usize, most: usize) -> Vec<Val
 #[utoipa::path(get, path = "/sequences", tag = "sequences",
     params(("max_pools" = Option<u64>, Query, description = "Pools of each kind that are shown, 3 by default")),
     responses(
-        (status = 200, description = "Every sequence with its pools and the number that it is at", body = Value),
+        (status = 200, description = "Every sequence with its pools and the number that it is at", body = Vec<shapes::Sequence>),
         (status = 401, description = "Not authenticated"),
         (status = 403, description = "Not an administrator"),
         (status = 422, description = "A parameter is malformed"),
@@ -213,7 +214,7 @@ pub async fn list(State(app): State<Arc<App>>, _: Admin, params: Params) -> ApiR
 #[utoipa::path(put, path = "/sequences/sync", tag = "sequences",
     params(("prefix" = Option<String>, Query, description = "Of one sequence; absent: all of them")),
     responses(
-        (status = 200, description = "The numbers that the sequences are at, raised to what the storage holds", body = Value),
+        (status = 200, description = "The numbers that the sequences are at, raised to what the storage holds", body = Vec<shapes::SequenceAt>),
         (status = 400, description = "No such sequence"),
         (status = 401, description = "Not authenticated"),
         (status = 403, description = "Not an administrator"),
@@ -235,7 +236,7 @@ pub async fn sync(State(app): State<Arc<App>>, _: Admin, params: Params) -> ApiR
 #[utoipa::path(get, path = "/sequences/{project}/current_version", tag = "sequences",
     params(("project" = String, Path)),
     responses(
-        (status = 200, description = "The highest version that is a whole number, or null", body = Value),
+        (status = 200, description = "The highest version that is a whole number, or null", body = shapes::CurrentVersion),
         (status = 401, description = "Not authenticated"),
         (status = 403, description = "Not an administrator"),
         (status = 404, description = "No such project"),

@@ -19,6 +19,7 @@ use crate::App;
 use crate::auth::Admin;
 use crate::error::{ApiError, ApiResult};
 use crate::extract::Body;
+use crate::openapi::shapes;
 
 /// Failures that are shown.
 const SHOWN: usize = 1000;
@@ -51,7 +52,7 @@ const OFFERED: [Offered; 3] = [
 
 #[utoipa::path(get, path = "/tasks", tag = "tasks",
     responses(
-        (status = 200, description = "The tasks that can be run by name", body = Value),
+        (status = 200, description = "The tasks that can be run by name", body = shapes::Tasks),
         (status = 401, description = "Not authenticated"),
         (status = 403, description = "Not an administrator"),
     ))]
@@ -70,7 +71,7 @@ pub async fn list(State(app): State<Arc<App>>, _: Admin) -> ApiResult<Json<Value
 
 #[utoipa::path(get, path = "/plugins", tag = "tasks",
     responses(
-        (status = 200, description = "Repositories of plugins: none, as plugins are resources of the cluster", body = Value),
+        (status = 200, description = "Repositories of plugins: none, as plugins are resources of the cluster", body = shapes::Plugins),
         (status = 401, description = "Not authenticated"),
         (status = 403, description = "Not an administrator"),
     ))]
@@ -95,9 +96,9 @@ struct ReindexParams {
 }
 
 #[utoipa::path(put, path = "/task/run", tag = "tasks",
-    request_body(content = Value, description = "`name` of a task, and its `params`"),
+    request_body(content = shapes::RunBody, description = "`name` of a task, and its `params`"),
     responses(
-        (status = 202, description = "The task's job", body = Value),
+        (status = 202, description = "The task's job", body = shapes::Accepted),
         (status = 401, description = "Not authenticated"),
         (status = 403, description = "Not an administrator"),
         (status = 404, description = "No such task"),
@@ -111,7 +112,7 @@ pub async fn run(
     headers: HeaderMap,
     body: Body<RunRequest>,
 ) -> ApiResult<Response> {
-    let request = body.required()?;
+    let request = body.required().await?;
     let params = request.params.unwrap_or_default();
     let Some(offered) = OFFERED.iter().find(|own| own.name == request.name) else {
         return Err(ApiError::not_found(format!(
@@ -157,7 +158,7 @@ pub async fn run(
 
 #[utoipa::path(get, path = "/tasks/logs", tag = "tasks",
     responses(
-        (status = 200, description = "The tasks that were given up, newest first, by their kind", body = Value),
+        (status = 200, description = "The tasks that were given up, newest first, by their kind", body = shapes::TaskLogs),
         (status = 401, description = "Not authenticated"),
         (status = 403, description = "Not an administrator"),
         (status = 503, description = "The queue is away"),
@@ -177,7 +178,7 @@ pub async fn logs(State(app): State<Arc<App>>, _: Admin) -> ApiResult<Json<Value
 
 #[utoipa::path(put, path = "/task/logs/reset", tag = "tasks",
     responses(
-        (status = 200, description = "Failures until now are forgotten", body = Value),
+        (status = 200, description = "Failures until now are forgotten", body = shapes::Document),
         (status = 401, description = "Not authenticated"),
         (status = 403, description = "Not an administrator"),
         (status = 503, description = "The queue is away"),

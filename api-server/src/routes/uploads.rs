@@ -30,6 +30,7 @@ use crate::App;
 use crate::auth::{Act, CREDENTIAL, Grant, Identity};
 use crate::error::{ApiError, ApiResult};
 use crate::extract::{Body, Params, VersionPath, VersionRefPath};
+use crate::openapi::shapes;
 
 /// What a segment of a path may hold as it is (RFC 3986, `pchar`).
 pub(super) const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
@@ -54,9 +55,9 @@ const DEDUP_PAGES: usize = 50;
         ("project" = String, Path), ("version" = String, Path),
         ("X-ADB-Credential" = Option<String>, Query, description = "From the Location of a provisioned version"),
     ),
-    request_body(content = Value, description = "`filenames` (texts, or objects with `check` simple, md5 or link; with `size` in bytes, large files come in parts), `mode`, `completed_by`, `expires_in`"),
+    request_body(content = shapes::UploadBody, description = "`filenames` (texts, or objects with `check` simple, md5 or link; with `size` in bytes, large files come in parts), `mode`, `completed_by`, `expires_in`"),
     responses(
-        (status = 200, description = "Where to put the files, and how to complete or abort. Maps of URLs, or arrays when a file has the check `simple`", body = Value),
+        (status = 200, description = "Where to put the files, and how to complete or abort. Maps of URLs, or arrays when a file has the check `simple`", body = shapes::Begun),
         (status = 400, description = "The version exists, or a name, date or link is wrong"),
         (status = 401, description = "Not authenticated"),
         (status = 403, description = "Not allowed, or a reserved name"),
@@ -78,7 +79,7 @@ pub async fn upload(
         app.require_write(&identity, &project, Some(&version))
             .await?;
     }
-    let request = body.required()?;
+    let request = body.required().await?;
     let plan = request.plan(&project, &version, now)?;
     if plan.mode == Mode::StsCredentials && !app.versions.store.gives_sessions() {
         return Err(no_sessions());
@@ -314,7 +315,7 @@ async fn session_block(app: &App, request: SessionRequest) -> ApiResult<Value> {
         ("ttl" = Option<u64>, Query, description = "Seconds that the credentials live, 900 to 43200"),
     ),
     responses(
-        (status = 200, description = "Credentials that read the files of the version", body = Value),
+        (status = 200, description = "Credentials that read the files of the version", body = shapes::Session),
         (status = 404, description = "No such version, or none that the caller may read"),
         (status = 422, description = "Parameter out of range"),
         (status = 501, description = "The storage has no session credentials"),
@@ -552,9 +553,9 @@ impl Issue<'_> {
         ("expires_in" = Option<String>, Query), ("expires_job_id" = Option<String>, Query),
         ("X-ADB-Credential" = Option<String>, Query, description = "From the completion URL"),
     ),
-    request_body(content = Value, description = "Permissions, or nothing"),
+    request_body(content = Option<shapes::PermissionsBody>, description = "Permissions, or nothing"),
     responses(
-        (status = 202, description = "The version is in the store; indexing follows as a job", body = Value),
+        (status = 202, description = "The version is in the store; indexing follows as a job", body = shapes::Accepted),
         (status = 400, description = "Promised files are missing or have another MD5"),
         (status = 401, description = "Not authenticated"),
         (status = 403, description = "Not allowed"),
@@ -590,7 +591,7 @@ pub async fn complete(
         None => identity.name().map(str::to_owned),
     };
     let epoch = grant.map(|grant| grant.epoch);
-    let permissions = body.given()?.unwrap_or_default();
+    let permissions = body.given().await?.unwrap_or_default();
     let versions = app.versions.clone();
     let completed = to_the_end(async move {
         let caller = caller.as_deref();
@@ -609,7 +610,7 @@ pub async fn complete(
         ("X-ADB-Credential" = Option<String>, Query, description = "From the abort URL"),
     ),
     responses(
-        (status = 200, description = "The upload is over; its files are deleted", body = Value),
+        (status = 200, description = "The upload is over; its files are deleted", body = shapes::Aborted),
         (status = 400, description = "The version is complete"),
         (status = 401, description = "Not authenticated"),
         (status = 403, description = "Not allowed"),

@@ -104,6 +104,29 @@ async fn hostile_identifiers() {
     assert_eq!(server.anonymous("/files/P:a.csv@1/metadata").await.0, 200);
 }
 
+/// Bodies are read when it is known that the caller may send one: nobody else's fill the memory.
+#[tokio::test]
+async fn who_may_not_upload_is_told_so_before_the_body_comes() {
+    let server = Server::start().await;
+    for path in [
+        "/projects/P/version/1/upload",
+        "/projects/P/upload",
+        "/projects/upload",
+    ] {
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 20000000\r\nconnection: close\r\n\r\n{{"
+        );
+        let mut stream = TcpStream::connect(server.url.trim_start_matches("http://"))
+            .await
+            .unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 401"), "{path}: {answer}");
+        assert!(answer.contains("\"reason\""), "{path}: {answer}");
+    }
+}
+
 #[tokio::test]
 async fn wrong_upload_requests() {
     let server = Server::start().await;

@@ -10,7 +10,7 @@ use rand::{Rng, SeedableRng};
 use crate::harness::Server;
 use crate::history::{History, check, try_upload};
 
-const UPLOADS: usize = 200;
+const UPLOADS: usize = 100;
 const KILLS: usize = 50;
 const WRITERS: usize = 8;
 const PROJECTS: usize = 4;
@@ -24,7 +24,13 @@ async fn nothing_acknowledged_is_lost() {
     let history: History = Arc::default();
     let mut next = 0;
     let mut kills = 0;
-    while kills < KILLS || next < UPLOADS {
+    let acknowledged = |history: &History| -> usize {
+        let history = history.lock().unwrap();
+        history.values().map(BTreeSet::len).sum()
+    };
+    // A slow machine gets less done between two kills, and more of those.
+    while kills < KILLS || acknowledged(&history) < UPLOADS {
+        assert!(kills < 20 * KILLS, "hardly anything is uploaded");
         let (url, token) = (server.url.clone(), server.token.clone());
         let writers: Vec<_> = (0..WRITERS)
             .map(|writer| {
@@ -72,12 +78,8 @@ async fn nothing_acknowledged_is_lost() {
         server.restart().await;
         check(&server, &history).await;
     }
-    let acknowledged: usize = history.lock().unwrap().values().map(BTreeSet::len).sum();
+    let acknowledged = acknowledged(&history);
     println!("{kills} kills, {next} names tried, {acknowledged} versions acknowledged");
-    assert!(
-        acknowledged >= UPLOADS / 2,
-        "the test hardly uploaded anything: {acknowledged}"
-    );
     server.terminate();
     server.restart().await;
     check(&server, &history).await;

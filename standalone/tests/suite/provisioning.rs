@@ -193,6 +193,7 @@ async fn a_redirection_is_good_for_one_request() {
         .post(format!("{}/projects/upload", server.url))
         .bearer_auth(&creator)
         .header("x-adb-prefix", "/v1/")
+        .json(&body)
         .send()
         .await
         .unwrap();

@@ -1,37 +1,28 @@
-//! The description of the API, generated from the handlers, and the page that shows it.
+//! The description of the API, generated from the handlers, and the page that shows it. `shapes` has
+//! what bodies and answers look like.
+
+pub(crate) mod shapes;
 
 use axum::Json;
 use axum::Router;
 use utoipa::openapi::path::{Operation, ParameterIn};
+use utoipa::openapi::security::{
+    ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
+};
 use utoipa::openapi::{Content, Ref, RefOr, ResponseBuilder};
-use utoipa::{Modify, OpenApi, ToSchema};
+use utoipa::{Modify, OpenApi};
 use utoipa_swagger_ui::SwaggerUi;
 
+use crate::auth::SERVICE_KEY;
 use crate::routes::{
     files, gprn, index, info, jobs, locks, maintenance, permissions, projects, schemas, search,
     sequences, tasks, uploads,
 };
 
-/// A refusal, as every one looks.
-#[derive(ToSchema)]
-#[allow(
-    dead_code,
-    reason = "described and never made: the one error type prints itself"
-)]
-struct Refusal {
-    /// `error`, or `forbidden` for a 403.
-    status: String,
-    /// Why, for people.
-    reason: String,
-    /// By which the log knows the request.
-    request_id: String,
-}
-
 #[derive(OpenApi)]
 #[openapi(
-    modifiers(&Refusals),
-    components(schemas(Refusal)),
-
+    modifiers(&Refusals, &Security),
+    components(schemas(shapes::Refusal)),
     info(
         title = "ArtifactDB",
         description = "Versioned data with metadata, search and permissions. Errors are JSON with `status` and `reason`.",
@@ -147,6 +138,27 @@ impl Modify for Refusals {
                 }
             }
         }
+    }
+}
+
+/// How callers say who they are: not at all, by a token, or as the automation of the instance.
+struct Security;
+
+impl Modify for Security {
+    fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
+        let token = HttpBuilder::new()
+            .scheme(HttpAuthScheme::Bearer)
+            .bearer_format("JWT");
+        let key = ApiKey::Header(ApiKeyValue::new(SERVICE_KEY.as_str()));
+        let components = openapi.components.get_or_insert_default();
+        components.add_security_scheme("token", SecurityScheme::Http(token.build()));
+        components.add_security_scheme("serviceKey", SecurityScheme::ApiKey(key));
+        let none: [&str; 0] = [];
+        openapi.security = Some(vec![
+            SecurityRequirement::default(),
+            SecurityRequirement::new("token", none),
+            SecurityRequirement::new("serviceKey", none),
+        ]);
     }
 }
 
