@@ -47,8 +47,8 @@ use limits::Limits;
 use observe::Metrics;
 use recent::RecentDocuments;
 use routes::{
-    files, gprn, index, info, jobs, locks, maintenance, permissions, projects, schemas, search,
-    sequences, tasks, uploads,
+    events, files, gprn, index, info, jobs, locks, maintenance, permissions, projects, schemas,
+    search, sequences, tasks, uploads,
 };
 use signer::Signer;
 use storage::Switch;
@@ -306,6 +306,8 @@ fn routes(app: Arc<App>) -> Router {
             "/index/snapshots/{name}",
             get(index::snapshot).delete(index::delete_snapshot),
         )
+        .route("/events", get(events::list_events))
+        .route("/events/follow", get(events::follow))
         .route("/tasks", get(tasks::list))
         .route("/plugins", get(tasks::plugins))
         .route("/task/run", put(tasks::run))
@@ -341,8 +343,12 @@ pub fn router(app: Arc<App>) -> Router {
     }
     router
         .layer(
-            CompressionLayer::new()
-                .compress_when(SizeAbove::new(COMPRESSED_FROM).and(NotForContentType::IMAGES)),
+            CompressionLayer::new().compress_when(
+                SizeAbove::new(COMPRESSED_FROM)
+                    .and(NotForContentType::IMAGES)
+                    // Compression would hold back what is to be told at once.
+                    .and(NotForContentType::SSE),
+            ),
         )
         .layer(from_fn_with_state(app.limits.clone(), limits::admit))
         .layer(CatchPanicLayer::custom(observe::panicked))

@@ -117,11 +117,6 @@ pub async fn observe(State(app): State<Arc<App>>, mut request: Request, next: Ne
     let who = Who::default();
     request.extensions_mut().insert(who.clone());
     let mut response = next.run(request).await;
-    // The time limit answers without a body.
-    let silent = !response.headers().contains_key(header::CONTENT_TYPE);
-    if response.status() == StatusCode::SERVICE_UNAVAILABLE && silent {
-        response = ApiError::unavailable("the request took too long").into_response();
-    }
     if let (Some(error), Some(id)) = (response.extensions_mut().remove::<ApiError>(), &id) {
         response = with_id(response, &error, id);
     }

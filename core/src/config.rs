@@ -49,11 +49,35 @@ pub struct InstanceConfig {
     pub versions: VersionsConfig,
     #[serde(default)]
     pub search: SearchConfig,
+    #[serde(default, skip_serializing_if = "EventsConfig::is_default")]
+    pub events: EventsConfig,
     #[serde(default, skip_serializing_if = "ApiConfig::is_default")]
     pub api: ApiConfig,
     /// The storage that this is the configuration of, unless that is the default.
     #[serde(skip)]
     pub beside: Option<String>,
+}
+
+/// The log of events.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct EventsConfig {
+    /// Seconds that an event stays in it.
+    pub kept_seconds: u32,
+}
+
+impl Default for EventsConfig {
+    fn default() -> Self {
+        Self {
+            kept_seconds: 7 * 86_400,
+        }
+    }
+}
+
+impl EventsConfig {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// How the API is reached, and how much of it callers may use.

@@ -229,9 +229,8 @@ pub async fn connect(
         Arc::new(RedisCounter::new(redis.clone())),
         clock,
         Rules {
-            mutable: config.versions.mutable,
-            default_permissions: config.permissions.default.clone(),
             remembered_files,
+            ..Rules::of(config)
         },
     );
     Ok(Servers {

@@ -9,6 +9,9 @@ pub const GLOBAL_PERMISSIONS: &str = "..meta/permissions.json";
 /// Where the instance keeps what belongs to no project.
 pub const INSTANCE_META: &str = "..meta";
 
+/// The log of events: an object per entry, whose name begins with its time.
+pub const EVENTS: &str = "..events/";
+
 /// Requests for maintenance of the instance.
 pub const MAINTENANCE: &str = "..meta/maintenance.json";
 

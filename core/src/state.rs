@@ -10,8 +10,10 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
-use crate::id::{ArtifactId, FilePath, Project, Version};
+use crate::event::{EventStage, Noted};
+use crate::id::{ArtifactId, FilePath, Project, Version, excerpt};
 use crate::permissions::Permissions;
 
 /// A point on the project's clock.
@@ -48,7 +50,14 @@ pub struct Head {
     /// The highest version that was given out by its number.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub provisioned: u64,
+    /// What happened and is not in the log of events yet, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub events: Vec<Noted>,
 }
+
+/// Events that a head remembers at the most: were the log never to be written, the head would grow for
+/// ever, and with it every write of the project would get slower.
+const EVENTS_MAX: usize = 1000;
 
 #[allow(
     clippy::trivially_copy_pass_by_ref,
@@ -75,6 +84,32 @@ pub struct Pending {
     /// When the sweeper has to act: the upload's deadline, or the expiry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub due: Option<Timestamp>,
+    /// What was told of it already, or is not to be told.
+    #[serde(default, skip_serializing_if = "Told::is_nothing")]
+    pub told: Told,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Told {
+    #[default]
+    Nothing,
+    /// That it is indexed: its documents are written again.
+    Indexed,
+    /// That it cannot be indexed.
+    Failed,
+    /// Nothing, but somebody takes it away: that is no expiry.
+    Unwanted,
+}
+
+impl Told {
+    #[allow(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "the signature that serde wants"
+    )]
+    fn is_nothing(&self) -> bool {
+        *self == Told::Nothing
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,6 +136,7 @@ impl Head {
                 work: Work::Upload,
                 revision: None,
                 due: Some(deadline),
+                told: Told::Nothing,
             },
         );
         self.clock
@@ -131,6 +167,10 @@ impl Head {
                 pending.revision = Some(self.revision);
                 pending.due = None;
                 let version = pending.version.clone();
+                for stage in [EventStage::Uploaded, EventStage::Completed] {
+                    let message = json!({"numerical_revision": self.revision});
+                    self.note(Noted::new(stage, Some(&version), epoch).saying(message));
+                }
                 self.revisions.retain(|_, (known, _)| *known != version);
                 self.revisions.insert(self.revision, (version, epoch));
                 Some(self.revision)
@@ -146,22 +186,88 @@ impl Head {
         found.next().map(|(revision, _)| *revision)
     }
 
-    /// Records that the documents of `epoch` are written; `expires` keeps it in view.
-    pub fn indexed(&mut self, epoch: Epoch, expires: Option<Timestamp>) -> bool {
-        match self.pending.get_mut(&epoch) {
-            Some(pending) if pending.work == Work::Index => match expires {
-                Some(due) => {
-                    pending.work = Work::Expire;
-                    pending.due = Some(due);
-                }
-                None => {
-                    self.pending.remove(&epoch);
-                }
-            },
-            _ => return false,
+    /// Records that the documents of `epoch` are written; `expires` keeps it in view. `first`: no
+    /// upload of the version was begun before.
+    pub fn indexed(
+        &mut self,
+        epoch: Epoch,
+        expires: Option<Timestamp>,
+        documents: u64,
+        first: bool,
+    ) -> bool {
+        let Some(pending) = self.pending.get_mut(&epoch) else {
+            return false;
+        };
+        if pending.work != Work::Index {
+            return false;
+        }
+        let (version, told) = (pending.version.clone(), pending.told);
+        let revision = pending.revision;
+        match expires {
+            Some(due) => {
+                pending.work = Work::Expire;
+                pending.due = Some(due);
+                pending.told = Told::Nothing;
+            }
+            None => {
+                self.pending.remove(&epoch);
+            }
+        }
+        if told != Told::Indexed {
+            let how = match (revision, first) {
+                (Some(1), _) => EventStage::Created,
+                (_, true) => EventStage::VersionCreated,
+                (_, false) => EventStage::VersionModified,
+            };
+            for stage in [EventStage::Indexed, how] {
+                let message = json!({"indexed_files": documents});
+                self.note(Noted::new(stage, Some(&version), epoch).saying(message));
+            }
         }
         self.find_latest();
         true
+    }
+
+    /// Records that what `epoch` brought cannot be indexed. False when that was told.
+    pub fn failed(&mut self, epoch: Epoch, reason: &str) -> bool {
+        let Some(pending) = self.pending.get_mut(&epoch) else {
+            return false;
+        };
+        if pending.work != Work::Index || pending.told != Told::Nothing {
+            return false;
+        }
+        pending.told = Told::Failed;
+        let version = pending.version.clone();
+        let message = json!({"reason": excerpt(reason)});
+        self.note(Noted::new(EventStage::Failed, Some(&version), epoch).saying(message));
+        true
+    }
+
+    fn note(&mut self, noted: Noted) {
+        if self.events.len() >= EVENTS_MAX {
+            self.events.remove(0);
+        }
+        self.events.push(noted);
+    }
+
+    /// Says when what was noted just now happened.
+    pub fn date_events(&mut self, now: Timestamp) {
+        for noted in &mut self.events {
+            noted.at.get_or_insert(now);
+        }
+    }
+
+    /// Gives the events that nobody writes to the log to whoever writes them under `name`.
+    pub fn claim_events(&mut self, name: &str, now: Timestamp) -> Vec<Noted> {
+        self.date_events(now);
+        let mut claimed = Vec::new();
+        for noted in &mut self.events {
+            if noted.claim.is_none() {
+                noted.claim = Some(name.to_owned());
+                claimed.push(noted.clone());
+            }
+        }
+        claimed
     }
 
     /// The highest revision whose documents are written: readers of `latest` see no gap between a
@@ -185,10 +291,12 @@ impl Head {
             work: Work::Expire,
             revision: None,
             due: None,
+            told: Told::Nothing,
         });
         if pending.work == Work::Remove {
             return false;
         }
+        pending.told = Told::Unwanted;
         pending.work = Work::Expire;
         pending.due = Some(now);
         true
@@ -202,8 +310,14 @@ impl Head {
         if pending.work == Work::Remove {
             return false;
         }
+        let stage = match (pending.work, pending.told) {
+            (Work::Expire, Told::Unwanted) | (Work::Upload, _) => EventStage::Purged,
+            _ => EventStage::Expired,
+        };
+        let noted = Noted::new(stage, Some(&pending.version), epoch);
         pending.work = Work::Remove;
         pending.due = None;
+        self.note(noted);
         self.clock += 1;
         self.revisions.retain(|_, (_, own)| *own != epoch);
         self.find_latest();
@@ -217,6 +331,7 @@ impl Head {
             Some(pending) if pending.work == Work::Expire => {
                 pending.work = Work::Index;
                 pending.due = None;
+                pending.told = Told::Indexed;
                 true
             }
             // It is not indexed yet, or not complete: its state says all.
@@ -225,9 +340,29 @@ impl Head {
         }
     }
 
-    /// Closes the entry of `epoch`, whatever it is.
-    pub fn close(&mut self, epoch: Epoch) -> bool {
-        self.pending.remove(&epoch).is_some()
+    /// Closes the entry of an upload that never got as far as its version. One that did meanwhile, and
+    /// waits for its removal, keeps its entry.
+    pub fn never_began(&mut self, epoch: Epoch) -> bool {
+        let waits = |pending: &Pending| pending.work == Work::Upload;
+        self.pending.get(&epoch).is_some_and(waits) && self.pending.remove(&epoch).is_some()
+    }
+
+    /// Closes the entry of an upload that was given up and leaves nothing to remove.
+    pub fn given_up(&mut self, epoch: Epoch) -> bool {
+        self.end(epoch, EventStage::Purged)
+    }
+
+    /// Closes the entry of what is removed now.
+    pub fn removed(&mut self, epoch: Epoch) -> bool {
+        self.end(epoch, EventStage::Deleted)
+    }
+
+    fn end(&mut self, epoch: Epoch, stage: EventStage) -> bool {
+        let Some(pending) = self.pending.remove(&epoch) else {
+            return false;
+        };
+        self.note(Noted::new(stage, Some(&pending.version), epoch));
+        true
     }
 
     /// Below which external version documents of `version` belong to `epoch` or an earlier one.
@@ -255,6 +390,20 @@ impl Head {
         let scope = version.map_or_else(String::new, ToString::to_string);
         self.permission_changes.insert(scope, self.clock);
         self.clock
+    }
+
+    /// Records that all documents carry the permissions as of `tick`. False when there was no change.
+    pub fn permissions_followed(&mut self, tick: Epoch) -> bool {
+        let changes = std::mem::take(&mut self.permission_changes);
+        let (followed, open) = changes.into_iter().partition(|(_, change)| *change <= tick);
+        self.permission_changes = open;
+        let followed: BTreeMap<String, Epoch> = followed;
+        for (scope, change) in &followed {
+            let version = Version::new(scope.as_str()).ok();
+            let noted = Noted::new(EventStage::PermissionsChanged, version.as_ref(), *change);
+            self.note(noted);
+        }
+        !followed.is_empty()
     }
 
     /// The tick under which documents are written for every change recorded so far. It is taken
@@ -471,19 +620,20 @@ mod tests {
         assert_eq!(head.assign_revision(second), Some(1));
         assert_eq!(head.assign_revision(first), Some(2));
         assert_eq!(head.latest, None, "nothing is indexed");
-        assert!(head.indexed(second, None));
-        assert!(head.indexed(first, None));
-        assert!(!head.indexed(first, None));
+        assert!(head.indexed(second, None, 1, true));
+        assert!(head.indexed(first, None, 1, true));
+        assert!(!head.indexed(first, None, 1, true));
         assert_eq!(head.latest.as_ref().unwrap().version, a);
         assert_eq!(head.revision_of(first), Some(2));
         assert_eq!(head.assign_revision(first), None, "it is done");
         assert_eq!(head.documents_below(&a, first), loser);
-        assert!(head.close(loser));
+        assert!(head.never_began(loser));
         let again = head.begin(&a, at);
         assert_eq!(head.assign_revision(again), Some(3));
         assert!(head.removing(again) && !head.removing(again));
         assert_eq!(head.latest.as_ref().unwrap().version, b);
-        assert!(head.close(again) && head.pending.is_empty());
+        assert!(!head.never_began(again));
+        assert!(head.removed(again) && head.pending.is_empty());
     }
 
     #[test]

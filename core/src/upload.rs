@@ -96,16 +96,7 @@ impl UploadRequest {
                 "more than {MAX_FILES} files in one upload"
             )));
         }
-        let mode = match self.mode.as_deref() {
-            None | Some("s3-presigned-url") => Mode::PresignedUrl,
-            Some("sts-credentials") => Mode::StsCredentials,
-            Some(other) => {
-                return Err(UploadError::Malformed(format!(
-                    "Invalid mode: '{}' is none of s3-presigned-url, sts-credentials",
-                    excerpt(other)
-                )));
-            }
-        };
+        let mode = self.parsed_mode()?;
         let mut dialect = Dialect::Map;
         let (mut files, mut sizes) = (BTreeMap::new(), BTreeMap::new());
         let overhead = project.as_str().len() + version.as_str().len() + 2;
@@ -149,6 +140,27 @@ impl UploadRequest {
             deadline,
             expires_at,
         })
+    }
+
+    /// Refuses what no version could be uploaded by: what depends on none is checked.
+    pub fn check(&self, now: Timestamp) -> Result<(), UploadError> {
+        self.parsed_mode()?;
+        for entry in &self.filenames {
+            let (name, _) = parse_entry(entry)?;
+            size(entry, &name)?;
+        }
+        self.dates(now).map(|_| ())
+    }
+
+    fn parsed_mode(&self) -> Result<Mode, UploadError> {
+        match self.mode.as_deref() {
+            None | Some("s3-presigned-url") => Ok(Mode::PresignedUrl),
+            Some("sts-credentials") => Ok(Mode::StsCredentials),
+            Some(other) => Err(UploadError::Malformed(format!(
+                "Invalid mode: '{}' is none of s3-presigned-url, sts-credentials",
+                excerpt(other)
+            ))),
+        }
     }
 
     fn dates(&self, now: Timestamp) -> Result<(Timestamp, Option<Timestamp>), UploadError> {

@@ -643,6 +643,9 @@ pub struct Retention {
     /// Whether uploads that were never completed are deleted; they are unless this says no.
     #[serde(default)]
     pub purge_not_completed: Option<bool>,
+    /// How long events stay in the log, such as `12h`; `7d` by default.
+    #[serde(default)]
+    pub events: Option<String>,
 }
 
 /// Snapshots of the index.

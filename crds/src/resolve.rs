@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use artifactdb_core::config::{
-    ApiConfig, AuthConfig, CorsConfig, ElasticsearchConfig, GprnConfig, GroupsConfig,
+    ApiConfig, AuthConfig, CorsConfig, ElasticsearchConfig, EventsConfig, GprnConfig, GroupsConfig,
     InstanceConfig, PermissionsConfig, PoolConfig, PoolKind, RateLimitConfig, RedisConfig,
     SchemaItem, SchemasConfig, SearchConfig, SequenceConfig, StorageConfig, StorageSwitchConfig,
     StsConfig, VersionsConfig,
@@ -314,6 +314,13 @@ fn check_instance(
     {
         refuse("field 'spec.api.rateLimit': requestsPerSecond and burst must be 1 or more");
     }
+    if let Some(life) = &spec.retention.events
+        && events_life(life).is_none()
+    {
+        refuse(
+            "field 'spec.retention.events' must be a period of an hour or more, such as 12h or 7d",
+        );
+    }
     if let Err(error) = Sequence::all(&sequences(spec)) {
         refuse(&format!("field 'spec.sequences': {error}"));
     }
@@ -371,6 +378,13 @@ fn check_others(set: &ResourceSet, refusals: &mut Vec<Refusal>) {
             });
         }
     }
+}
+
+/// Less than an hour would lose what a reader that was away for a while has not seen.
+fn events_life(text: &str) -> Option<EventsConfig> {
+    let seconds = parse_period(text)?.as_secs();
+    let kept_seconds = u32::try_from(seconds).ok().filter(|own| *own >= 3600)?;
+    Some(EventsConfig { kept_seconds })
 }
 
 fn config(name: &str, instance: &ArtifactDB, items: Vec<SchemaItem>) -> InstanceConfig {
@@ -437,6 +451,12 @@ fn config(name: &str, instance: &ArtifactDB, items: Vec<SchemaItem>) -> Instance
             items,
         },
         sequences: sequences(spec),
+        events: spec
+            .retention
+            .events
+            .as_deref()
+            .and_then(events_life)
+            .unwrap_or_default(),
         api: api(spec),
         versions: VersionsConfig {
             mutable: spec.versions.mutable,

@@ -28,6 +28,7 @@ pub async fn sweep(versions: &Versions) -> Result<usize, WriteError> {
         }
     });
     let acted = looks.buffer_unordered(LOOKS).collect::<Vec<usize>>().await;
+    versions.forget_events().await?;
     Ok(acted.into_iter().sum())
 }
 

@@ -5,6 +5,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use artifactdb_core::event::{Event, EventStage};
 use artifactdb_core::id::{Project, Version};
 use artifactdb_core::permissions::Permissions;
 use artifactdb_core::query::Query;
@@ -184,6 +185,39 @@ fn backoff(delivery: &Delivery) -> Duration {
 
 impl Indexer {
     pub async fn perform(&self, task: &Task) -> Result<Value, TaskError> {
+        let outcome = self.try_perform(task).await;
+        if let Err(error) = self.tell(task, &outcome).await {
+            tracing::warn!(?task, %error, "events are left to the sweeper");
+        }
+        outcome
+    }
+
+    /// Tells what a task brought about.
+    async fn tell(
+        &self,
+        task: &Task,
+        outcome: &Result<Value, TaskError>,
+    ) -> Result<(), WriteError> {
+        if let Some(project) = task.project() {
+            self.versions.tell(project).await?;
+        }
+        let everything = matches!(task, Task::Reindex { projects } if projects.is_empty());
+        let (stage, message) = match outcome {
+            Ok(result) => (EventStage::AllIndexed, result.clone()),
+            Err(TaskError::Permanent(reason)) => {
+                (EventStage::AllIndexedFailed, json!({"reason": reason}))
+            }
+            Err(TaskError::Transient(_)) => return Ok(()),
+        };
+        if everything {
+            let now = self.versions.clock.now();
+            let event = Event::of_instance(stage, &now.to_string(), now, message);
+            self.versions.tell_of_instance(&event).await?;
+        }
+        Ok(())
+    }
+
+    async fn try_perform(&self, task: &Task) -> Result<Value, TaskError> {
         match task {
             Task::Index {
                 project,

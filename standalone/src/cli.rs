@@ -66,6 +66,11 @@ enum Command {
         #[command(subcommand)]
         command: PermissionsCommand,
     },
+    /// List what happened to projects and versions, or follow it.
+    #[command(
+        after_help = "For administrators.\n\nExamples:\n  artifactdb events --since 2h --stage failed\n  artifactdb events --follow --json"
+    )]
+    Events(EventsArgs),
     /// Print what the operator would make of resource files: Kubernetes objects and index templates.
     #[command(
         after_help = "With --diff nothing is printed where nothing would change, and the exit code is 0; it is 1 where \
@@ -192,6 +197,24 @@ struct GetArgs {
 #[derive(Debug, Args)]
 struct VersionsArgs {
     project: String,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+#[derive(Debug, Args)]
+struct EventsArgs {
+    /// Go on as events happen, from now on or from `--since`; Ctrl-C ends it.
+    #[arg(short, long)]
+    follow: bool,
+    /// Of this stage, such as indexed or failed; may be given again.
+    #[arg(long = "stage")]
+    stages: Vec<String>,
+    /// Of this project; may be given again.
+    #[arg(long = "project")]
+    projects: Vec<String>,
+    /// From a time on, or for a period such as 2h.
+    #[arg(long, value_name = "TIME|PERIOD")]
+    since: Option<String>,
     #[command(flatten)]
     remote: Remote,
 }
@@ -490,6 +513,16 @@ async fn remote_command(command: Command) -> anyhow::Result<()> {
             client::versions(&api, &args.project, &printer).await?;
         }
         Command::Permissions { command } => permissions(command).await?,
+        Command::Events(args) => {
+            let (api, printer) = connect(&args.remote)?;
+            let options = client::EventsOptions {
+                follow: args.follow,
+                stages: args.stages,
+                projects: args.projects,
+                since: args.since,
+            };
+            client::events(&api, &options, &printer).await?;
+        }
         Command::Serve(_)
         | Command::Token(_)
         | Command::Render(_)

@@ -97,11 +97,7 @@ impl Part {
             queue.clone(),
             Arc::new(LocalCounter::default()),
             clock,
-            Rules {
-                mutable: config.versions.mutable,
-                default_permissions: config.permissions.default.clone(),
-                ..Rules::default()
-            },
+            Rules::of(&config),
         ));
         let search = Arc::new(EmbeddedSearch(engine.clone()));
         let indexer = Indexer::new(versions.clone(), search, Arc::new(config))

@@ -15,8 +15,8 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use crate::auth::SERVICE_KEY;
 use crate::routes::{
-    files, gprn, index, info, jobs, locks, maintenance, permissions, projects, schemas, search,
-    sequences, tasks, uploads,
+    events, files, gprn, index, info, jobs, locks, maintenance, permissions, projects, schemas,
+    search, sequences, tasks, uploads,
 };
 
 #[derive(OpenApi)]
@@ -93,6 +93,8 @@ use crate::routes::{
         index::snapshots,
         index::snapshot,
         index::delete_snapshot,
+        events::list_events,
+        events::follow,
         tasks::list,
         tasks::plugins,
         tasks::run,

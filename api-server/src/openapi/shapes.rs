@@ -759,3 +759,45 @@ pub struct TaskLogs {
     #[serde(flatten)]
     tasks: BTreeMap<String, Vec<TaskLog>>,
 }
+
+#[derive(ToSchema)]
+pub struct Events {
+    results: Vec<Event>,
+    count: u64,
+    /// Path of the next page; absent on the last.
+    #[schema(nullable = false)]
+    next: Option<String>,
+}
+
+#[derive(ToSchema)]
+pub struct Event {
+    /// The same however often the event is told.
+    id: String,
+    stage: EventStage,
+    time: String,
+    /// Null: the whole instance.
+    #[schema(required)]
+    project_id: Option<String>,
+    #[schema(required)]
+    version: Option<String>,
+    message: Document,
+    use_schema: bool,
+}
+
+#[derive(ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum EventStage {
+    Uploaded,
+    Completed,
+    Indexed,
+    Purged,
+    Expired,
+    Deleted,
+    PermissionsChanged,
+    Created,
+    VersionCreated,
+    VersionModified,
+    Failed,
+    AllIndexed,
+    AllIndexedFailed,
+}

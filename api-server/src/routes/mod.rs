@@ -1,5 +1,6 @@
 //! A module per resource. Handlers read the request, ask core, and say what came of it.
 
+pub mod events;
 pub mod files;
 pub mod gprn;
 pub mod index;

@@ -170,7 +170,7 @@ fn next_path(app: &App, scroll: &Scroll) -> String {
 }
 
 /// One value that the existing clients' three ways of reading it all accept (CONTRACT section 3.0).
-fn more_header(path: &str) -> Option<HeaderValue> {
+pub(super) fn more_header(path: &str) -> Option<HeaderValue> {
     HeaderValue::try_from(format!("<{path}>; rel=\"more\"; title=\"rel=more\"")).ok()
 }
 

@@ -50,7 +50,7 @@ pub async fn provision_project(
 ) -> ApiResult<Response> {
     app.require_role(&identity, &[roles::CREATOR, roles::UPLOADER])?;
     // One that nobody will understand costs no number.
-    body.required().await?;
+    body.required().await?.check(app.versions.clock.now())?;
     let sequence = app.sequence(params.get("prefix"))?.clone();
     let versions = app.versions.clone();
     let (project, version) =
@@ -79,7 +79,7 @@ pub async fn provision_version(
     body: Body<UploadRequest>,
 ) -> ApiResult<Response> {
     app.require_write(&identity, &project, None).await?;
-    body.required().await?;
+    body.required().await?.check(app.versions.clock.now())?;
     let leases = app.versions.lease.of_project(&project).await;
     let locked = leases
         .map_err(WriteError::from)?

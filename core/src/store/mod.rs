@@ -108,6 +108,15 @@ pub trait Store: Send + Sync {
     /// Every current object whose key starts with `prefix`, in key order.
     async fn list(&self, prefix: &str) -> Result<Vec<Listed>, StoreError>;
 
+    /// The first `most` (1000 at the most) current objects whose key starts with `prefix` and sorts
+    /// after `after`, in key order.
+    async fn list_after(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        most: usize,
+    ) -> Result<Vec<Listed>, StoreError>;
+
     /// The names directly below `prefix` that hold objects, without the trailing `/`.
     async fn folders(&self, prefix: &str) -> Result<Vec<String>, StoreError>;
 

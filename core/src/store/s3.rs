@@ -193,15 +193,7 @@ impl S3Store {
                 .send()
                 .await
                 .map_err(failure)?;
-            objects.extend(page.contents().iter().filter_map(|object| {
-                Some(Listed {
-                    key: object.key()?.to_owned(),
-                    size: u64::try_from(object.size()?).ok()?,
-                    etag: object.e_tag()?.to_owned(),
-                    version_id: None,
-                    last_modified: timestamp(object.last_modified()),
-                })
-            }));
+            objects.extend(page.contents().iter().filter_map(listed));
             folders.extend(page.common_prefixes().iter().filter_map(|folder| {
                 let name = folder.prefix()?.strip_prefix(prefix)?;
                 Some(name.trim_end_matches('/').to_owned())
@@ -213,9 +205,14 @@ impl S3Store {
         }
     }
 
-    async fn list_versions(&self, prefix: &str) -> Result<Vec<Listed>, StoreError> {
+    async fn list_versions(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        most: usize,
+    ) -> Result<Vec<Listed>, StoreError> {
         let mut objects = Vec::new();
-        let (mut key_marker, mut version_marker) = (None, None);
+        let (mut key_marker, mut version_marker) = (after.map(str::to_owned), None);
         loop {
             let page = self
                 .client
@@ -242,7 +239,9 @@ impl S3Store {
             }));
             key_marker = page.next_key_marker().map(str::to_owned);
             version_marker = page.next_version_id_marker().map(str::to_owned);
-            if page.is_truncated() != Some(true) || key_marker.is_none() {
+            let ended = page.is_truncated() != Some(true) || key_marker.is_none();
+            if ended || objects.len() >= most {
+                objects.truncate(most);
                 return Ok(objects);
             }
         }
@@ -268,6 +267,16 @@ fn timeouts() -> TimeoutConfig {
         .connect_timeout(Duration::from_secs(5))
         .operation_timeout(Duration::from_secs(60))
         .build()
+}
+
+fn listed(object: &aws_sdk_s3::types::Object) -> Option<Listed> {
+    Some(Listed {
+        key: object.key()?.to_owned(),
+        size: u64::try_from(object.size()?).ok()?,
+        etag: object.e_tag()?.to_owned(),
+        version_id: None,
+        last_modified: timestamp(object.last_modified()),
+    })
 }
 
 fn timestamp(at: Option<&DateTime>) -> Timestamp {
@@ -387,12 +396,34 @@ impl Store for S3Store {
 
     async fn list(&self, prefix: &str) -> Result<Vec<Listed>, StoreError> {
         if self.versioned {
-            self.list_versions(prefix).await
+            self.list_versions(prefix, None, usize::MAX).await
         } else {
             self.list_pages(prefix, None)
                 .await
                 .map(|(objects, _)| objects)
         }
+    }
+
+    async fn list_after(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        most: usize,
+    ) -> Result<Vec<Listed>, StoreError> {
+        if self.versioned {
+            return self.list_versions(prefix, after, most).await;
+        }
+        let page = self
+            .client
+            .list_objects_v2()
+            .bucket(&self.bucket)
+            .prefix(prefix)
+            .set_start_after(after.map(str::to_owned))
+            .set_max_keys(i32::try_from(most).ok())
+            .send()
+            .await
+            .map_err(failure)?;
+        Ok(page.contents().iter().filter_map(listed).collect())
     }
 
     async fn folders(&self, prefix: &str) -> Result<Vec<String>, StoreError> {

@@ -1,11 +1,13 @@
 //! Writing a version: the protocol of DESIGN section 5, through the doors.
 //!
 //! A file per step: `begin` (upload), `complete`, `publish` (what the indexer records), `remove`
-//! (abort, expiry), `permissions`, `provision` (the next number), and `view` (what readers see). Leases arrange the queue; the
+//! (abort, expiry), `permissions`, `provision` (the next number), `events` (what is told of all this), and `view` (what readers
+//! see). Leases arrange the queue; the
 //! compare-and-swap on `state.json` and `head.json` decides. No HTTP and no documents here.
 
 mod begin;
 mod complete;
+mod events;
 mod permissions;
 mod provision;
 mod publish;
@@ -15,10 +17,12 @@ mod view;
 
 use std::sync::Arc;
 
+use jiff::SignedDuration;
 use moka::sync::Cache;
 use thiserror::Error;
 
 use crate::clock::Clock;
+use crate::config::InstanceConfig;
 use crate::counter::Counter;
 use crate::id::{Project, Version};
 use crate::keys;
@@ -30,6 +34,7 @@ use crate::store::{self, Store, StoreError};
 
 pub use begin::{Begun, UploadTerms};
 pub use complete::Completed;
+pub use events::{LogPage, LogReader, Logged};
 pub use permissions::Resolved;
 pub use stale::Purged;
 pub use view::{DocumentStamp, VersionView};
@@ -101,6 +106,20 @@ pub struct Rules {
     pub default_permissions: PermissionsPatch,
     /// Files whose entries in manifests are remembered: about 300 bytes each.
     pub remembered_files: u64,
+    /// How long events stay in the log.
+    pub events_life: SignedDuration,
+}
+
+impl Rules {
+    /// Those of an instance.
+    pub fn of(config: &InstanceConfig) -> Self {
+        Self {
+            mutable: config.versions.mutable,
+            default_permissions: config.permissions.default.clone(),
+            events_life: SignedDuration::from_secs(config.events.kept_seconds.into()),
+            ..Self::default()
+        }
+    }
 }
 
 impl Default for Rules {
@@ -109,6 +128,7 @@ impl Default for Rules {
             mutable: false,
             default_permissions: PermissionsPatch::default(),
             remembered_files: 100_000,
+            events_life: SignedDuration::from_hours(7 * 24),
         }
     }
 }
@@ -239,10 +259,16 @@ impl Versions {
     async fn swap_head<R: Send>(
         &self,
         project: &Project,
-        change: impl FnMut(&mut Head) -> Option<R> + Send,
+        mut change: impl FnMut(&mut Head) -> Option<R> + Send,
     ) -> Result<Option<R>, StoreError> {
         let key = keys::head(project);
-        let result = store::swap_json(&*self.store, &key, change).await;
+        let now = self.clock.now();
+        let changed = |head: &mut Head| {
+            let result = change(head)?;
+            head.date_events(now);
+            Some(result)
+        };
+        let result = store::swap_json(&*self.store, &key, changed).await;
         self.heads.invalidate(&key);
         result
     }

@@ -74,17 +74,28 @@ impl Versions {
                 Err(error) => return Err(error.into()),
             }
         }
-        self.swap_head(project, |head| {
-            head.indexed(epoch, indexed.expires_at).then_some(())
-        })
-        .await?;
+        let (name, now) = (self.entry_name(), self.clock.now());
+        let told = self
+            .swap_head(project, |head| {
+                let (expires, first) = (indexed.expires_at, indexed.first);
+                let moved = head.indexed(epoch, expires, documents, first);
+                moved.then(|| head.claim_events(&name, now))
+            })
+            .await?
+            .unwrap_or_default();
         let promise = ObjectRef {
             key: keys::promise(project, version, &state.upload),
             version_id: None,
         };
         // A promise that stays behind is only litter.
-        let _ = self.store.delete(&[promise]).await;
-        self.release(project, version, &state).await;
+        let (_, (), told) = tokio::join!(
+            self.store.delete(std::slice::from_ref(&promise)),
+            self.release(project, version, &state),
+            self.write_claimed(project, &name, &told),
+        );
+        if let Err(error) = told {
+            tracing::warn!(%project, %version, %error, "events are left to the sweeper");
+        }
         Ok(true)
     }
 
@@ -107,9 +118,21 @@ impl Versions {
                 Ok(()) | Err(StoreError::Conflict) => {}
                 Err(error) => return Err(error.into()),
             }
+            self.tell_failure(project, epoch, reason).await?;
         }
         self.release(project, version, &state).await;
         Ok(())
+    }
+
+    /// Notes that a version cannot be indexed. False when it was told.
+    pub(super) async fn tell_failure(
+        &self,
+        project: &Project,
+        epoch: Epoch,
+        reason: &str,
+    ) -> Result<bool, StoreError> {
+        let told = self.swap_head(project, |head| head.failed(epoch, reason).then_some(()));
+        Ok(told.await?.is_some())
     }
 
     /// Records that somebody changed the permissions of a project past this system: from here on the
@@ -137,9 +160,7 @@ impl Versions {
         tick: Epoch,
     ) -> Result<(), StoreError> {
         self.swap_head(project, |head| {
-            let before = head.permission_changes.len();
-            head.permission_changes.retain(|_, change| *change > tick);
-            (head.permission_changes.len() != before).then_some(())
+            head.permissions_followed(tick).then_some(())
         })
         .await
         .map(|_| ())

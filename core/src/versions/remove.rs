@@ -144,7 +144,7 @@ impl Versions {
         let epoch = state.epoch;
         if ended.stage.is_published() {
             // Back to the version that it would have replaced: nothing to delete but the promise.
-            self.swap_head(project, |head| head.close(epoch).then_some(()))
+            self.swap_head(project, |head| head.given_up(epoch).then_some(()))
                 .await?;
             self.release(project, version, state).await;
             return Ok(());
@@ -202,7 +202,7 @@ impl Versions {
             state.epoch == epoch && !state.stage.is_published()
         })
         .await?;
-        self.swap_head(project, |head| head.close(epoch).then_some(()))
+        self.swap_head(project, |head| head.removed(epoch).then_some(()))
             .await?;
         if let Some((state, _)) = self.state(project, version).await?
             && state.epoch == epoch
@@ -272,6 +272,7 @@ impl Versions {
             self.queue.enqueue(task, Priority::Bulk).await?;
             acted += 1;
         }
+        self.recover_events(project, &head).await?;
         Ok(acted)
     }
 
@@ -288,7 +289,7 @@ impl Versions {
             // Its own state was never written, or a later upload has replaced it.
             _ => {
                 if due {
-                    self.swap_head(project, |head| head.close(epoch).then_some(()))
+                    self.swap_head(project, |head| head.never_began(epoch).then_some(()))
                         .await?;
                 }
                 return Ok(false);
@@ -324,8 +325,8 @@ impl Versions {
                 .await?;
             return Ok(true);
         };
-        if state.failure.is_some() {
-            return Ok(false);
+        if let Some(reason) = &state.failure {
+            return Ok(self.tell_failure(project, epoch, reason).await?);
         }
         let task = Task::Index {
             project: project.clone(),

@@ -1,8 +1,9 @@
 //! The client: a typed connection to an instance's API (`Api`), and the verbs that people type.
 //!
-//! `upload` has its own file, and `parts` brings the bytes; the others are short. What is printed,
+//! `upload` and `events` have their own files, and `parts` brings the bytes; the others are short. What is printed,
 //! and the exit codes, are in `print`.
 
+mod events;
 mod parts;
 mod print;
 mod upload;
@@ -14,6 +15,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 
+pub use events::{EventsOptions, events};
 pub use print::Printer;
 pub use upload::{UploadOptions, upload};
 
@@ -93,8 +95,22 @@ impl Api {
         path: &str,
         body: Option<&Value>,
     ) -> ClientResult<reqwest::Response> {
+        self.send_with(method, path, body, None).await
+    }
+
+    /// The same with one more header.
+    async fn send_with(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+        header: Option<(&str, &str)>,
+    ) -> ClientResult<reqwest::Response> {
         let url = self.absolute(path);
         let mut request = self.client.request(method, &url);
+        if let Some((name, value)) = header {
+            request = request.header(name, value);
+        }
         if let Some(token) = &self.token {
             request = request.bearer_auth(token);
         }

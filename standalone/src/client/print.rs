@@ -69,6 +69,25 @@ impl Printer {
         self.progress(&format!("{} of {total}", results.len()));
     }
 
+    /// A line for each, whatever follows.
+    pub fn event(&self, event: &Value) {
+        if self.as_json {
+            out(&event.to_string());
+            return;
+        }
+        let text = |name: &str| event.get(name).and_then(Value::as_str).unwrap_or("");
+        let (project, version) = (text("project_id"), text("version"));
+        let what = match (project, version) {
+            ("", _) => "everything".to_owned(),
+            (project, "") => project.to_owned(),
+            (project, version) => format!("{project}@{version}"),
+        };
+        let message = event.get("message").filter(|own| **own != json!({}));
+        let message = message.map_or_else(String::new, |own| format!("  {own}"));
+        let (time, stage) = (text("time"), text("stage"));
+        out(&format!("{time}  {stage:<19} {what}{message}"));
+    }
+
     pub fn projects(&self, results: &[Value], total: u64) {
         if self.as_json {
             out(&json!({"results": results, "total": total}).to_string());

@@ -631,24 +631,40 @@ impl SegmentCollector for Grouper {
     }
 
     fn harvest(self) -> Self::Fruit {
-        let mut named = BTreeMap::new();
         let Some((_, groups)) = self.group else {
-            return Ok(named);
+            return Ok(BTreeMap::new());
         };
-        for (group, values) in self.pairs {
-            let mut name = String::new();
-            groups.ord_to_str(group, &mut name)?;
-            let mut texts = BTreeSet::new();
-            for value in values {
-                let mut text = String::new();
-                if let Some((_, terms)) = &self.field {
-                    terms.ord_to_str(value, &mut text)?;
-                }
-                texts.insert(text);
-            }
-            named.insert(name, texts);
-        }
-        Ok(named)
+        let ords: Vec<u64> = self.pairs.keys().copied().collect();
+        let names = texts(&groups, &ords)?;
+        let mut known: Vec<u64> = self.pairs.values().flatten().copied().collect();
+        known.sort_unstable();
+        known.dedup();
+        let values = match &self.field {
+            Some((_, terms)) => texts(terms, &known)?,
+            None => Vec::new(),
+        };
+        let text = |ord: &u64| {
+            let place = known.binary_search(ord).ok()?;
+            values.get(place).cloned()
+        };
+        let named = names.into_iter().zip(self.pairs.values());
+        let named = named.map(|(name, own)| (name, own.iter().filter_map(text).collect()));
+        Ok(named.collect())
+    }
+}
+
+/// The texts of ordinals, which are sorted. All in one pass: each by itself would unpack a block of the
+/// dictionary.
+fn texts(column: &StrColumn, ords: &[u64]) -> tantivy::Result<Vec<String>> {
+    let mut texts = Vec::with_capacity(ords.len());
+    let found = column.dictionary().sorted_ords_to_term_cb(ords, |term| {
+        texts.push(String::from_utf8_lossy(term).into_owned());
+    })?;
+    match found {
+        true => Ok(texts),
+        false => Err(TantivyError::InternalError(
+            "a dictionary lacks a term of its column".to_owned(),
+        )),
     }
 }
 

@@ -375,6 +375,13 @@ fn wrong_resources_are_refused_with_file_document_and_field() {
         (
             instance.replace(
                 "{standalone: {}}",
+                "{standalone: {}, retention: {events: 10m}}",
+            ),
+            "field 'spec.retention.events'",
+        ),
+        (
+            instance.replace(
+                "{standalone: {}}",
                 "{standalone: {}, sequences: [{prefix: P, format: '{prefix}'}]}",
             ),
             "must name seq_id once",

@@ -13,12 +13,13 @@ use artifactdb::lease::EmbeddedLease;
 use artifactdb::queue::EmbeddedQueue;
 use artifactdb_core::clock::Clock;
 use artifactdb_core::counter::LocalCounter;
+use artifactdb_core::event::{Event, EventStage};
 use artifactdb_core::id::{FilePath, Project, Version};
 use artifactdb_core::keys;
 use artifactdb_core::lease::{Lease, LeaseKey};
 use artifactdb_core::permissions::PermissionsPatch;
 use artifactdb_core::queue::{Queue, Task};
-use artifactdb_core::state::{Promise, Stage};
+use artifactdb_core::state::{Head, Promise, Stage};
 use artifactdb_core::store::{Condition, Listed, Object, ObjectRef, Store, StoreError, Written};
 use artifactdb_core::versions::{Rules, UploadTerms, Versions, WriteError};
 use async_trait::async_trait;
@@ -154,6 +155,17 @@ impl Store for MemoryStore {
                 })
             })
             .collect())
+    }
+
+    async fn list_after(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        most: usize,
+    ) -> Result<Vec<Listed>, StoreError> {
+        let listed = self.list(prefix).await?.into_iter();
+        let follows = |own: &Listed| after.is_none_or(|after| *own.key > *after);
+        Ok(listed.filter(follows).take(most).collect())
     }
 
     async fn folders(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
@@ -364,7 +376,10 @@ impl World {
                 project,
                 version,
                 epoch,
-            } => self.versions.remove_files(project, version, *epoch).await,
+            } => {
+                self.versions.remove_files(project, version, *epoch).await?;
+                self.versions.tell(project).await.map(|_| ())
+            }
             Task::Permissions { .. }
             | Task::Reindex { .. }
             | Task::Snapshot { .. }
@@ -380,7 +395,9 @@ impl World {
             let _ = self.versions.recover(&self.project).await;
             let head = self.versions.head(&self.project).await;
             if self.queue.depth().await.unwrap() == (0, 0)
-                && head.is_ok_and(|head| head.is_none_or(|head| head.pending.is_empty()))
+                && head.is_ok_and(|head| {
+                    head.is_none_or(|head| head.pending.is_empty() && head.events.is_empty())
+                })
             {
                 break;
             }
@@ -514,7 +531,52 @@ async fn check(world: &World, names: &[Version]) -> usize {
         let published = state.is_some_and(|(state, _)| state.stage.is_published());
         assert_eq!(published, owners.contains(version), "I2: '{version}'");
     }
+    check_events(world, &head, names).await;
     history.acknowledged.len()
+}
+
+/// Every transition is told, and none twice: what stands in the log under two names has one id.
+async fn check_events(world: &World, head: &Head, names: &[Version]) {
+    assert!(head.events.is_empty(), "untold: {:?}", head.events);
+    let mut told: BTreeMap<String, Event> = BTreeMap::new();
+    let mut after = None;
+    loop {
+        let page = calm(async || world.versions.events_after(after.as_deref(), 7).await).await;
+        for logged in page.events {
+            let known = told.insert(logged.event.id.clone(), logged.event.clone());
+            assert!(
+                known.is_none_or(|known| known == logged.event),
+                "{logged:?}"
+            );
+        }
+        after = page.last;
+        if !page.more {
+            break;
+        }
+    }
+    let count = |version: &Version, stage| {
+        let fits = |own: &&Event| own.version.as_ref() == Some(version) && own.stage == stage;
+        told.values().filter(fits).count()
+    };
+    for version in names {
+        let published = head.revisions.values().any(|(own, _)| own == version);
+        for stage in [
+            EventStage::Uploaded,
+            EventStage::Completed,
+            EventStage::Indexed,
+        ] {
+            let wanted = usize::from(published);
+            assert_eq!(count(version, stage), wanted, "{stage:?} of '{version}'");
+        }
+        // What was given up was deleted afterwards, and nothing else was.
+        let purged = count(version, EventStage::Purged);
+        assert_eq!(count(version, EventStage::Deleted), purged, "'{version}'");
+    }
+    let created = told
+        .values()
+        .filter(|own| own.stage == EventStage::Created)
+        .count();
+    assert_eq!(created, usize::from(head.revision > 0), "the project");
 }
 
 /// Versions are deleted by somebody who may die in the middle of it: each stays whole, or goes whole.

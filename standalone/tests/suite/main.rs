@@ -10,6 +10,7 @@ mod bad_input;
 mod clients;
 mod commands;
 mod docs;
+mod events;
 mod fuzz;
 mod harness;
 mod history;
