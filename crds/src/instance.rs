@@ -640,7 +640,7 @@ pub struct Retention {
     /// Age at which data that is marked for deletion goes, such as `14d`.
     #[serde(default)]
     pub stale_after: Option<String>,
-    /// Whether uploads that were never completed are deleted; they are unless this says no.
+    /// Whether uploads that were never completed are deleted. For now they are, whatever stands here.
     #[serde(default)]
     pub purge_not_completed: Option<bool>,
     /// How long events stay in the log, such as `12h`; `7d` by default.

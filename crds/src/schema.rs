@@ -53,7 +53,7 @@ pub struct ArtifactSchemaSpec {
     /// Instances that know it.
     #[serde(default)]
     pub instances: Option<InstanceSelector>,
-    /// Index that its documents go to.
+    /// Index that its documents go to. For now an instance has one, and whatever stands here means it.
     #[serde(default = "default_index")]
     pub index: String,
     /// The JSON Schema itself.
