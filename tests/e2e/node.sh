@@ -9,7 +9,7 @@
 # What is built stays in ARTIFACTDB_NODE_HOME. It needs Linux, root, Go and apt-get, and touches
 # nothing outside its own folder, its own bridges and 10.88.0.0/16, 10.89.0.0/24, 10.96.0.0/16.
 # Where a cluster exists the tests use KUBECONFIG, and none of this.
-set -euo pipefail
+set -Eeuo pipefail
 
 KUBERNETES=1.34.4
 COREDNS=v1.13.1
@@ -28,7 +28,7 @@ SOCKET=$RUN/containerd/containerd.sock
 
 say() { echo "$*" >&2; }
 fail() { say "error: $*"; exit 1; }
-trap 'say "error: line $LINENO of $0 failed: $BASH_COMMAND"' ERR
+trap 'say "error: line $LINENO of node.sh failed: $BASH_COMMAND"' ERR
 
 install_packages() {
     local missing=()

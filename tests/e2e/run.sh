@@ -10,7 +10,7 @@
 # It installs config/install into the cluster. With KUBECONFIG the images that this names must be
 # there, ARTIFACTDB_E2E_ADDRESS is this machine's address as pods reach it, and this machine must reach
 # the addresses of Services. ARTIFACTDB_E2E_KEEP=1 leaves everything running.
-set -euo pipefail
+set -Eeuo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}
 NODE=tests/e2e/node.sh
@@ -18,6 +18,7 @@ MUSL=x86_64-unknown-linux-musl
 VERSION=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
 
 say() { echo "$*" >&2; }
+trap 'say "error: line $LINENO of run.sh failed: $BASH_COMMAND"' ERR
 
 # build WHAT…: static binaries in the images' profile
 build() {
