@@ -1,7 +1,8 @@
 //! `ArtifactPlugin`: a container that reacts to an instance.
 
+use artifactdb_core::event::EventStage;
 use kube::{CustomResource, KubeSchema};
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -60,7 +61,8 @@ pub struct ArtifactPluginSpec {
     /// Events that start it; none: only schedules and people do. In YAML write the field's name in
     /// quotes: a bare on is read as true.
     #[serde(default)]
-    pub on: Vec<Event>,
+    #[schemars(schema_with = "stages")]
+    pub on: Vec<EventStage>,
     /// Projects whose events count; none: all.
     #[serde(default)]
     pub projects: Vec<String>,
@@ -88,36 +90,16 @@ pub struct ArtifactPluginSpec {
     pub pod_template: Option<Value>,
 }
 
-/// Something that happened to a version, a project or the whole instance.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Event {
-    /// All files of an upload have arrived.
-    Uploaded,
-    /// An upload was completed.
-    Completed,
-    /// The documents of a version are in the index.
-    Indexed,
-    /// A version was purged.
-    Purged,
-    /// A transient version has expired.
-    Expired,
-    /// Objects of a version were deleted.
-    Deleted,
-    /// Permissions of a project or version changed.
-    PermissionsChanged,
-    /// A project was created.
-    Created,
-    /// A project got another version.
-    VersionCreated,
-    /// A version was replaced.
-    VersionModified,
-    /// An upload or its indexing failed.
-    Failed,
-    /// A re-index of everything has ended.
-    AllIndexed,
-    /// A re-index of everything has failed.
-    AllIndexedFailed,
+/// The stages of events (CONTRACT section 8.3), which are core's.
+fn stages(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "items": {
+            "type": "string",
+            "description": "Something that happened to a version, a project or the whole instance.",
+            "enum": EventStage::ALL.map(EventStage::as_str),
+        },
+    })
 }
 
 /// What a plugin's token allows.

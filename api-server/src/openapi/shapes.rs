@@ -5,8 +5,11 @@
 
 use std::collections::BTreeMap;
 
+use artifactdb_core::{event, permissions};
 use serde_json::Value;
-use utoipa::ToSchema;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
+use utoipa::{PartialSchema, ToSchema};
 
 /// A refusal, as every one looks.
 #[derive(ToSchema)]
@@ -246,15 +249,15 @@ pub struct Cancelled {
     cancelled: bool,
 }
 
-#[derive(ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Access {
-    Public,
-    Authenticated,
-    Viewers,
-    Owners,
-    None,
+pub struct Access;
+
+impl PartialSchema for Access {
+    fn schema() -> RefOr<Schema> {
+        words(permissions::Access::ALL.map(permissions::Access::as_str))
+    }
 }
+
+impl ToSchema for Access {}
 
 #[derive(ToSchema)]
 #[serde(rename_all = "lowercase")]
@@ -784,20 +787,20 @@ pub struct Event {
     use_schema: bool,
 }
 
-#[derive(ToSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum EventStage {
-    Uploaded,
-    Completed,
-    Indexed,
-    Purged,
-    Expired,
-    Deleted,
-    PermissionsChanged,
-    Created,
-    VersionCreated,
-    VersionModified,
-    Failed,
-    AllIndexed,
-    AllIndexedFailed,
+/// The stages, which are core's.
+pub struct EventStage;
+
+impl PartialSchema for EventStage {
+    fn schema() -> RefOr<Schema> {
+        words(event::EventStage::ALL.map(event::EventStage::as_str))
+    }
+}
+
+impl ToSchema for EventStage {}
+
+fn words<const N: usize>(words: [&'static str; N]) -> RefOr<Schema> {
+    let words = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .enum_values(Some(words));
+    words.into()
 }
