@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::marker::PhantomData;
+use std::time::Duration;
 
 use artifactdb_core::id::{Project, Version, VersionRef};
-use axum::body::Bytes;
+use axum::body::{Bytes, HttpBody};
 use axum::extract::{FromRequest, FromRequestParts, Path, RawQuery, Request};
+use futures::StreamExt;
 use http::StatusCode;
 use http::request::Parts;
 use percent_encoding::percent_decode_str;
@@ -154,20 +156,48 @@ impl<S: Send + Sync> FromRequestParts<S> for TextPair {
 
 /// A JSON body; its content type does not matter. The handler reads it, once that knows that the caller
 /// may ask: nobody else's bytes take up memory here.
-pub struct Body<T>(Request, PhantomData<fn() -> T>);
+pub struct Body<T>(Option<Request>, PhantomData<fn() -> T>);
+
+/// Bytes of a body that nobody wants, and how long they may take to come.
+const UNWANTED_MAX: usize = 32 * 1024 * 1024;
+const UNWANTED_TIME: Duration = Duration::from_secs(30);
+
+impl<T> Drop for Body<T> {
+    /// What was not read is let in and forgotten: a client that still sends it would find the connection
+    /// closed, and not read why it was refused.
+    fn drop(&mut self) {
+        let unread = self.0.take().map(Request::into_body);
+        let Some(body) = unread.filter(|body| !body.is_end_stream()) else {
+            return;
+        };
+        tokio::spawn(tokio::time::timeout(UNWANTED_TIME, async move {
+            let mut pieces = body.into_data_stream();
+            let mut left = UNWANTED_MAX;
+            while let Some(Ok(piece)) = pieces.next().await {
+                match left.checked_sub(piece.len()) {
+                    Some(rest) => left = rest,
+                    None => break,
+                }
+            }
+        }));
+    }
+}
 
 impl<S: Send + Sync, T> FromRequest<S> for Body<T> {
     type Rejection = Infallible;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Infallible> {
-        Ok(Self(request, PhantomData))
+        Ok(Self(Some(request), PhantomData))
     }
 }
 
 impl<T: DeserializeOwned> Body<T> {
     /// What it says; `None` when it is empty, or null.
-    pub async fn given(self) -> ApiResult<Option<T>> {
-        let read = Bytes::from_request(self.0, &()).await;
+    pub async fn given(mut self) -> ApiResult<Option<T>> {
+        let Some(request) = self.0.take() else {
+            return Ok(None);
+        };
+        let read = Bytes::from_request(request, &()).await;
         let bytes = read.map_err(|error| match error.status() {
             StatusCode::PAYLOAD_TOO_LARGE => ApiError::new(
                 StatusCode::PAYLOAD_TOO_LARGE,

@@ -107,23 +107,30 @@ async fn hostile_identifiers() {
 /// Bodies are read when it is known that the caller may send one: nobody else's fill the memory.
 #[tokio::test]
 async fn who_may_not_upload_is_told_so_before_the_body_comes() {
+    const LENGTH: usize = 20_000_000;
     let server = Server::start().await;
     for path in [
         "/projects/P/version/1/upload",
         "/projects/P/upload",
         "/projects/upload",
     ] {
-        let head = format!(
-            "POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 20000000\r\nconnection: close\r\n\r\n{{"
-        );
-        let mut stream = TcpStream::connect(server.url.trim_start_matches("http://"))
-            .await
-            .unwrap();
-        stream.write_all(head.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        assert!(answer.starts_with("HTTP/1.1 401"), "{path}: {answer}");
-        assert!(answer.contains("\"reason\""), "{path}: {answer}");
+        // Whoever waits with the body, and whoever sends all of it before they listen.
+        for sent in [1, LENGTH] {
+            let head =
+                format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {LENGTH}\r\n\r\n");
+            let address = server.url.trim_start_matches("http://");
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(head.as_bytes()).await.unwrap();
+            stream.write_all(&vec![b' '; sent]).await.unwrap();
+            let mut answer = Vec::new();
+            while !answer.ends_with(b"}") {
+                let read = stream.read_buf(&mut answer).await.unwrap();
+                assert!(read > 0, "{path}: the connection is closed");
+            }
+            let answer = String::from_utf8(answer).unwrap();
+            assert!(answer.starts_with("HTTP/1.1 401"), "{path}: {answer}");
+            assert!(answer.contains("\"reason\""), "{path}: {answer}");
+        }
     }
 }
 
