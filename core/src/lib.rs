@@ -1,7 +1,7 @@
 //! The domain of ArtifactDB and the doors to its back ends.
 //!
 //! Two halves. The pure one (`id`, `gprn`, `permissions`, `query`, `mapping`, `document`, `keys`,
-//! `jsondiff`, `config`, `upload`, `parts`, `sequence`, `state`, `event`, `causes`) computes and never performs IO. The other
+//! `jsondiff`, `config`, `upload`, `parts`, `sequence`, `state`, `head`, `event`, `causes`) computes and never performs IO. The other
 //! one holds the doors (`store`, `lease`, `queue`, `counter`, `search`, `cache`, `clock`: traits, and behind the features
 //! `store`, `redis` and `search` the clients of real servers, which `connect` makes from a
 //! configuration) and the protocol that writes a version through them (`versions`). The pure half
@@ -12,6 +12,7 @@ pub mod config;
 pub mod document;
 pub mod event;
 pub mod gprn;
+pub mod head;
 pub mod id;
 pub mod jsondiff;
 pub mod keys;

@@ -15,11 +15,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use artifactdb_core::head::Head;
 use artifactdb_core::id::Project;
 use artifactdb_core::keys;
 use artifactdb_core::search::SearchError;
 use artifactdb_core::search::elasticsearch::{Elasticsearch, TARGETS_LIFE};
-use artifactdb_core::state::Head;
 use artifactdb_core::store::{self, Condition, ObjectRef, StoreError};
 use futures::{StreamExt, TryStreamExt};
 use jiff::{SignedDuration, Timestamp};

@@ -1,8 +1,9 @@
 //! Fills an index from the store: the index is disposable (DESIGN I5). Which index that is, and how
 //! it becomes the live one, is `rebuild`'s.
 
+use artifactdb_core::head::Head;
 use artifactdb_core::id::{Project, Version};
-use artifactdb_core::state::{Epoch, Head, Stage};
+use artifactdb_core::state::{Epoch, Stage};
 use futures::{StreamExt, TryStreamExt};
 use sha2::{Digest, Sha256};
 

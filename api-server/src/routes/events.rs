@@ -201,12 +201,16 @@ pub async fn follow(
     let seen = headers.get("last-event-id");
     let seen = seen.and_then(|value| value.to_str().ok());
     let seen = seen.filter(|name| log_time(name).is_some());
-    let start = match seen {
-        Some(name) => name.to_owned(),
-        None => start(&params, now)?.unwrap_or_else(|| log_name(now, "")),
+    let versions = app.versions.clone();
+    let reader = match seen {
+        Some(entry) => LogReader::resumed(versions, entry),
+        None => {
+            let start = start(&params, now)?;
+            LogReader::after(versions, start.unwrap_or_else(|| log_name(now, "")))
+        }
     };
     let keep_alive = KeepAlive::new().interval(HEARTBEAT);
-    let messages = Sse::new(messages(app, filter, start)).keep_alive(keep_alive);
+    let messages = Sse::new(messages(app, filter, reader)).keep_alive(keep_alive);
     let mut response = messages.into_response();
     let headers = response.headers_mut();
     // Some proxies would collect a page of it first.
@@ -218,9 +222,8 @@ pub async fn follow(
 fn messages(
     app: Arc<App>,
     filter: Filter,
-    start: String,
+    reader: LogReader,
 ) -> impl Stream<Item = Result<Message, Infallible>> {
-    let reader = LogReader::after(app.versions.clone(), start);
     let state = (app, filter, reader);
     let batches = futures::stream::unfold(state, |(app, filter, mut reader)| async move {
         let events = loop {
@@ -249,8 +252,7 @@ async fn stopping(app: &App) {
     }
 }
 
-/// Messages of the events that are wanted. The last one of an entry carries its name as the id: who
-/// comes back after a break begins with what was not told whole.
+/// Messages of the events that are wanted. The last one of an entry carries its name as the id.
 fn told(events: &[Logged], filter: &Filter) -> Vec<Message> {
     let mut messages = Vec::with_capacity(events.len());
     let wanted: Vec<&Logged> = events.iter().filter(|own| filter.wants(own)).collect();

@@ -19,9 +19,9 @@ use tokio::time::Instant;
 use super::{Versions, WriteError, random_id};
 use crate::counter::CounterError;
 use crate::event::{Event, Noted, log_name, log_time};
+use crate::head::Head;
 use crate::id::Project;
 use crate::keys;
-use crate::state::Head;
 use crate::store::{self, Condition, ObjectRef, StoreError};
 
 /// How long somebody may take to write what was claimed.
@@ -33,8 +33,8 @@ const OVERLAP: SignedDuration = SignedDuration::from_secs(120);
 const TASK_LIFE: SignedDuration = SignedDuration::from_secs(10);
 /// The counter that moves when the log grows.
 const GROWN: &str = "events";
-/// Entries that one look reads, and that one call deletes.
-const BATCH: usize = 1000;
+/// Entries that one listing tells, and that one call deletes.
+const BATCH: usize = 500;
 const DELETES: usize = 100;
 /// How often a reader asks whether the log has grown, and how often it looks without being told.
 const ASKS: Duration = Duration::from_millis(250);
@@ -120,12 +120,8 @@ impl Versions {
     }
 
     async fn forget_claim(&self, project: &Project, name: &str) -> Result<(), StoreError> {
-        self.swap_head(project, |head| {
-            let before = head.events.len();
-            head.events.retain(|own| own.claim.as_deref() != Some(name));
-            (head.events.len() != before).then_some(())
-        })
-        .await?;
+        self.swap_head(project, |head| head.events_told(name).then_some(()))
+            .await?;
         Ok(())
     }
 
@@ -137,6 +133,8 @@ impl Versions {
     ) -> Result<(), WriteError> {
         let now = self.clock.now();
         let old = |at: Option<Timestamp>, life| at.is_none_or(|at| now.duration_since(at) > life);
+        let waits = |own: &Noted| own.claim.is_none() && old(own.at, TASK_LIFE);
+        let mut untold = head.events.iter().any(waits);
         let mut claims: Vec<&str> = head
             .events
             .iter()
@@ -152,21 +150,11 @@ impl Versions {
                 self.forget_claim(project, claim).await?;
                 continue;
             }
-            self.swap_head(project, |head| {
-                let mut given_back = None;
-                for own in &mut head.events {
-                    if own.claim.as_deref() == Some(claim) {
-                        own.claim = None;
-                        given_back = Some(());
-                    }
-                }
-                given_back
-            })
-            .await?;
-            self.tell(project).await?;
+            self.swap_head(project, |head| head.unclaim_events(claim).then_some(()))
+                .await?;
+            untold = true;
         }
-        let unclaimed = head.events.iter().filter(|own| own.claim.is_none());
-        if unclaimed.into_iter().any(|own| old(own.at, TASK_LIFE)) {
+        if untold {
             self.tell(project).await?;
         }
         Ok(())
@@ -270,6 +258,8 @@ pub struct LogReader {
     from: String,
     /// Entries after `from` that were read.
     seen: BTreeSet<String>,
+    /// Where the listing goes on, as far as one tells.
+    place: Option<String>,
     mark: Option<u64>,
     looked: Option<Instant>,
 }
@@ -282,9 +272,17 @@ impl LogReader {
             from: start.clone(),
             start,
             seen: BTreeSet::new(),
+            place: None,
             mark: None,
             looked: None,
         }
+    }
+
+    /// A reader that goes on where another one has read up to an entry. Entries that were begun before
+    /// that one may have come after it: those of `OVERLAP` before it are read again.
+    pub fn resumed(versions: Arc<Versions>, entry: &str) -> Self {
+        let begun = log_time(entry).unwrap_or_default();
+        Self::after(versions, log_name(begun - OVERLAP, ""))
     }
 
     /// Waits until there are events that were not read yet.
@@ -292,41 +290,37 @@ impl LogReader {
         loop {
             let mark = self.versions.log_mark().await.ok().flatten();
             let due = self.looked.is_none_or(|at| at.elapsed() >= LOOKS);
-            if due || mark != self.mark {
+            if self.place.is_some() || due || mark != self.mark {
                 let events = self.look().await?;
                 (self.mark, self.looked) = (mark, Some(Instant::now()));
                 if !events.is_empty() {
                     return Ok(events);
+                }
+                if self.place.is_some() {
+                    continue;
                 }
             }
             tokio::time::sleep(ASKS).await;
         }
     }
 
-    /// What is there and was not read yet.
+    /// What one listing tells and was not read yet. One that fails is the same again the next time.
     async fn look(&mut self) -> Result<Vec<Logged>, StoreError> {
-        let mut events = Vec::new();
-        let mut after = self.from.clone();
-        loop {
-            let page = self
-                .versions
-                .unseen_events_after(Some(&after), BATCH, &self.seen)
-                .await?;
-            self.seen.extend(page.entries);
-            events.extend(page.events);
-            match page.last {
-                Some(last) => after = last,
-                None => break,
-            }
-            if !page.more {
-                break;
-            }
-        }
-        if let Some(newest) = self.seen.last().and_then(|name| log_time(name)) {
+        let after = self.place.clone().unwrap_or_else(|| self.from.clone());
+        let page = self
+            .versions
+            .unseen_events_after(Some(&after), BATCH, &self.seen)
+            .await?;
+        self.seen.extend(page.entries);
+        self.place = page.last.filter(|_| page.more);
+        let newest = self.seen.last().and_then(|name| log_time(name));
+        if let (None, Some(newest)) = (&self.place, newest) {
+            // The clock of who wrote it may be ahead: what others write now must not count as read.
+            let newest = newest.min(self.versions.clock.now());
             let from = log_name(newest - OVERLAP, "");
             self.from = from.max(self.start.clone());
             self.seen = self.seen.split_off(&self.from);
         }
-        Ok(events)
+        Ok(page.events)
     }
 }

@@ -24,12 +24,13 @@ use thiserror::Error;
 use crate::clock::Clock;
 use crate::config::InstanceConfig;
 use crate::counter::Counter;
+use crate::head::Head;
 use crate::id::{Project, Version};
 use crate::keys;
 use crate::lease::{Lease, LeaseError, LeaseRecord};
 use crate::permissions::{Permissions, PermissionsPatch};
 use crate::queue::{Queue, QueueError};
-use crate::state::{Head, Manifest, VersionState};
+use crate::state::{Manifest, VersionState};
 use crate::store::{self, Store, StoreError};
 
 pub use begin::{Begun, UploadTerms};

@@ -3,10 +3,10 @@
 
 use super::{Versions, WriteError};
 use crate::counter::CounterError;
+use crate::head::Head;
 use crate::id::{Project, Version};
 use crate::keys;
 use crate::sequence::{Sequence, SequenceError};
-use crate::state::Head;
 use crate::store::{self, Condition, StoreError};
 
 /// Numbers that are tried before the caller is asked to come again.

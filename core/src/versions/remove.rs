@@ -1,10 +1,11 @@
 //! Step 4: abort, expiry and a passed deadline. The state says so first; deletion follows.
 
 use super::{MEANWHILE, Versions, WriteError};
+use crate::head::Work;
 use crate::id::{Project, Version};
 use crate::keys;
 use crate::queue::{Priority, Task};
-use crate::state::{Epoch, Stage, VersionState, Work};
+use crate::state::{Epoch, Stage, VersionState};
 use crate::store::{Condition, ObjectRef, StoreError};
 
 impl Versions {

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use super::Versions;
+use crate::head::Head;
 use crate::id::{Project, Version, VersionRef, revision_number};
 use crate::keys;
 use crate::permissions::Permissions;
-use crate::state::{Epoch, Head, Manifest, Stage, VersionState};
+use crate::state::{Epoch, Manifest, Stage, VersionState};
 use crate::store::{self, StoreError};
 
 /// A published version.

@@ -1,6 +1,7 @@
 //! Events: those that were, and those that happen, as server-sent events (the HTML standard's section
 //! 9.2).
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use reqwest::Method;
@@ -8,6 +9,8 @@ use serde_json::Value;
 
 use super::{Api, ClientError, ClientResult, Printer, encode, unreachable};
 
+/// Events that are remembered so that none is shown twice.
+const SHOWN: usize = 1000;
 /// Pause before a broken connection is made again.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -83,7 +86,9 @@ async fn follow(
                     let event: Value = serde_json::from_str(&data).map_err(|error| {
                         ClientError::Local(format!("an event is not JSON: {error}"))
                     })?;
-                    printer.event(&event);
+                    if messages.is_new(&event) {
+                        printer.event(&event);
+                    }
                 }
             }
             Ok(None) => return Ok(()),
@@ -102,9 +107,23 @@ struct Messages {
     /// Of the last whole message.
     id: Option<String>,
     connected: bool,
+    /// Ids of the latest events, oldest first: after a break some are told again.
+    shown: VecDeque<String>,
 }
 
 impl Messages {
+    fn is_new(&mut self, event: &Value) -> bool {
+        let id = event.get("id").and_then(Value::as_str).unwrap_or_default();
+        if self.shown.iter().any(|own| own == id) {
+            return false;
+        }
+        if self.shown.len() == SHOWN {
+            self.shown.pop_front();
+        }
+        self.shown.push_back(id.to_owned());
+        true
+    }
+
     /// Adds bytes; returns the data of the messages that are whole now.
     fn take(&mut self, bytes: &[u8]) -> Vec<String> {
         self.pending.extend_from_slice(bytes);

@@ -14,12 +14,13 @@ use artifactdb::queue::EmbeddedQueue;
 use artifactdb_core::clock::Clock;
 use artifactdb_core::counter::LocalCounter;
 use artifactdb_core::event::{Event, EventStage};
+use artifactdb_core::head::Head;
 use artifactdb_core::id::{FilePath, Project, Version};
 use artifactdb_core::keys;
 use artifactdb_core::lease::{Lease, LeaseKey};
 use artifactdb_core::permissions::PermissionsPatch;
 use artifactdb_core::queue::{Queue, Task};
-use artifactdb_core::state::{Head, Promise, Stage};
+use artifactdb_core::state::{Promise, Stage};
 use artifactdb_core::store::{Condition, Listed, Object, ObjectRef, Store, StoreError, Written};
 use artifactdb_core::versions::{Rules, UploadTerms, Versions, WriteError};
 use async_trait::async_trait;
@@ -571,6 +572,11 @@ async fn check_events(world: &World, head: &Head, names: &[Version]) {
         // What was given up was deleted afterwards, and nothing else was.
         let purged = count(version, EventStage::Purged);
         assert_eq!(count(version, EventStage::Deleted), purged, "'{version}'");
+        assert_eq!(
+            count(version, EventStage::Expired),
+            0,
+            "'{version}' is to stay"
+        );
     }
     let created = told
         .values()
