@@ -82,6 +82,9 @@ pub struct Pending {
     /// What was told of it already, or is not to be told.
     #[serde(default, skip_serializing_if = "Told::is_nothing")]
     pub told: Told,
+    /// Whether it takes the place of what readers could see.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub replaces: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -132,6 +135,7 @@ impl Head {
                 revision: None,
                 due: Some(deadline),
                 told: Told::Nothing,
+                replaces: false,
             },
         );
         self.clock
@@ -166,7 +170,10 @@ impl Head {
                     let message = json!({"numerical_revision": self.revision});
                     self.note(Noted::new(stage, Some(&version), epoch).saying(message));
                 }
-                self.revisions.retain(|_, (known, _)| *known != version);
+                let replaced = self.forget_revisions(&version);
+                if let Some(pending) = self.pending.get_mut(&epoch) {
+                    pending.replaces = replaced;
+                }
                 self.revisions.insert(self.revision, (version, epoch));
                 Some(self.revision)
             }
@@ -175,21 +182,30 @@ impl Head {
         }
     }
 
+    /// Takes its revisions from a version that gets another one. True where documents of one could be
+    /// seen.
+    fn forget_revisions(&mut self, version: &Version) -> bool {
+        let pending = &self.pending;
+        let mut seen = false;
+        self.revisions.retain(|_, (known, epoch)| {
+            if known != version {
+                return true;
+            }
+            let own = pending.get(epoch);
+            seen |= own.is_none_or(|own| own.work == Work::Expire);
+            false
+        });
+        seen
+    }
+
     /// The revision that the completion at `epoch` took.
     pub fn revision_of(&self, epoch: Epoch) -> Option<u64> {
         let mut found = self.revisions.iter().filter(|(_, (_, own))| *own == epoch);
         found.next().map(|(revision, _)| *revision)
     }
 
-    /// Records that the documents of `epoch` are written; `expires` keeps it in view. `first`: no
-    /// upload of the version was begun before.
-    pub fn indexed(
-        &mut self,
-        epoch: Epoch,
-        expires: Option<Timestamp>,
-        documents: u64,
-        first: bool,
-    ) -> bool {
+    /// Records that the documents of `epoch` are written; `expires` keeps it in view.
+    pub fn indexed(&mut self, epoch: Epoch, expires: Option<Timestamp>, documents: u64) -> bool {
         let Some(pending) = self.pending.get_mut(&epoch) else {
             return false;
         };
@@ -197,7 +213,11 @@ impl Head {
             return false;
         }
         let (version, told) = (pending.version.clone(), pending.told);
-        let revision = pending.revision;
+        let how = match (&self.latest, pending.replaces) {
+            (None, _) => EventStage::Created,
+            (Some(_), false) => EventStage::VersionCreated,
+            (Some(_), true) => EventStage::VersionModified,
+        };
         match expires {
             Some(due) => {
                 pending.work = Work::Expire;
@@ -209,11 +229,6 @@ impl Head {
             }
         }
         if told != Told::Indexed {
-            let how = match (revision, first) {
-                (Some(1), _) => EventStage::Created,
-                (_, true) => EventStage::VersionCreated,
-                (_, false) => EventStage::VersionModified,
-            };
             for stage in [EventStage::Indexed, how] {
                 let message = json!({"indexed_files": documents});
                 self.note(Noted::new(stage, Some(&version), epoch).saying(message));
@@ -306,6 +321,7 @@ impl Head {
             revision: None,
             due: None,
             told: Told::Nothing,
+            replaces: false,
         });
         if pending.work == Work::Remove {
             return false;
@@ -452,9 +468,9 @@ mod tests {
         assert_eq!(head.assign_revision(second), Some(1));
         assert_eq!(head.assign_revision(first), Some(2));
         assert_eq!(head.latest, None, "nothing is indexed");
-        assert!(head.indexed(second, None, 1, true));
-        assert!(head.indexed(first, None, 1, true));
-        assert!(!head.indexed(first, None, 1, true));
+        assert!(head.indexed(second, None, 1));
+        assert!(head.indexed(first, None, 1));
+        assert!(!head.indexed(first, None, 1));
         assert_eq!(head.latest.as_ref().unwrap().version, a);
         assert_eq!(head.revision_of(first), Some(2));
         assert_eq!(head.assign_revision(first), None, "it is done");
@@ -466,5 +482,37 @@ mod tests {
         assert_eq!(head.latest.as_ref().unwrap().version, b);
         assert!(!head.never_began(again));
         assert!(head.removed(again) && head.pending.is_empty());
+    }
+
+    #[test]
+    fn what_a_version_is_to_its_project_is_told() {
+        let mut head = Head::default();
+        let at: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+        let (a, b) = (version("a"), version("b"));
+        let completed = |head: &mut Head, version: &Version| {
+            let epoch = head.begin(version, at);
+            head.assign_revision(epoch).unwrap();
+            epoch
+        };
+        let last = |head: &Head| head.events.last().unwrap().stage;
+        // What could not be indexed was never there.
+        let failed = completed(&mut head, &a);
+        assert!(head.failed(failed, "no JSON") && !head.failed(failed, "no JSON"));
+        let again = completed(&mut head, &a);
+        assert!(head.indexed(again, None, 1));
+        assert_eq!(last(&head), EventStage::Created);
+        assert!(head.removing(failed));
+        assert_eq!(last(&head), EventStage::Purged);
+        // Nor was what was given up.
+        let given_up = head.begin(&b, at);
+        assert!(head.removing(given_up) && head.removed(given_up));
+        let second = completed(&mut head, &b);
+        assert!(head.indexed(second, Some(at), 1));
+        assert_eq!(last(&head), EventStage::VersionCreated);
+        let replacing = completed(&mut head, &b);
+        assert!(head.indexed(replacing, None, 1));
+        assert_eq!(last(&head), EventStage::VersionModified);
+        assert!(head.removing(second));
+        assert_eq!(last(&head), EventStage::Expired);
     }
 }

@@ -18,6 +18,7 @@ use http::{HeaderMap, header};
 use jiff::Timestamp;
 use percent_encoding::utf8_percent_encode;
 use serde_json::json;
+use tokio::time::Instant;
 
 use super::search::more_header;
 use super::uploads::VALUE;
@@ -36,6 +37,8 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 const PAUSE: Duration = Duration::from_secs(1);
 /// How often it is looked whether the server stops.
 const STOP_LOOKS: Duration = Duration::from_millis(250);
+/// How long a connection lasts: whoever comes back shows again that they may hear.
+const CONNECTION: Duration = Duration::from_secs(3600);
 
 /// Which events are wanted.
 struct Filter {
@@ -218,18 +221,20 @@ pub async fn follow(
     Ok(response)
 }
 
-/// Ends when the server stops: the client comes back to another one.
+/// Ends when the server stops, and after a while: the client comes back.
 fn messages(
     app: Arc<App>,
     filter: Filter,
     reader: LogReader,
 ) -> impl Stream<Item = Result<Message, Infallible>> {
+    let end = Instant::now() + CONNECTION;
     let state = (app, filter, reader);
-    let batches = futures::stream::unfold(state, |(app, filter, mut reader)| async move {
+    let batches = futures::stream::unfold(state, move |(app, filter, mut reader)| async move {
         let events = loop {
             let read = tokio::select! {
                 read = reader.next() => read,
                 () = stopping(&app) => return None,
+                () = tokio::time::sleep_until(end) => return None,
             };
             match read {
                 Ok(events) => break events,

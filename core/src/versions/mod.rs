@@ -1,9 +1,9 @@
 //! Writing a version: the protocol of DESIGN section 5, through the doors.
 //!
 //! A file per step: `begin` (upload), `complete`, `publish` (what the indexer records), `remove`
-//! (abort, expiry), `permissions`, `provision` (the next number), `events` (what is told of all this), and `view` (what readers
-//! see). Leases arrange the queue; the
-//! compare-and-swap on `state.json` and `head.json` decides. No HTTP and no documents here.
+//! (abort, expiry), `permissions`, `provision` (the next number), `events` (what is told of all this),
+//! and `view` (what readers see). Leases arrange the queue; the compare-and-swap on `state.json` and
+//! `head.json` decides. No HTTP and no documents here.
 
 mod begin;
 mod complete;

@@ -77,8 +77,7 @@ impl Versions {
         let (name, now) = (self.entry_name(), self.clock.now());
         let told = self
             .swap_head(project, |head| {
-                let (expires, first) = (indexed.expires_at, indexed.first);
-                let moved = head.indexed(epoch, expires, documents, first);
+                let moved = head.indexed(epoch, indexed.expires_at, documents);
                 moved.then(|| head.claim_events(&name, now))
             })
             .await?
