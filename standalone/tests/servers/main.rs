@@ -14,6 +14,8 @@ mod administration;
 mod bad_input;
 #[path = "../suite/clients.rs"]
 mod clients;
+#[path = "../suite/events.rs"]
+mod events;
 #[path = "../suite/harness.rs"]
 mod harness;
 #[path = "../suite/history.rs"]
