@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::fmt::Display;
 use std::marker::PhantomData;
 use std::time::Duration;
 
@@ -205,11 +206,19 @@ impl<T: DeserializeOwned> Body<T> {
             ),
             _ => ApiError::bad_request("the body could not be read"),
         })?;
-        if bytes.iter().all(u8::is_ascii_whitespace) {
+        let malformed =
+            |what: &dyn Display| ApiError::unprocessable(format!("invalid request body: {what}"));
+        if bytes.is_empty() {
             return Ok(None);
         }
-        serde_json::from_slice(&bytes)
-            .map_err(|error| ApiError::unprocessable(format!("invalid request body: {error}")))
+        match bytes.trim_ascii() {
+            b"null" => Ok(None),
+            // An array would be taken for the members in their order.
+            text if text.first() != Some(&b'{') => Err(malformed(&"it is no JSON object")),
+            text => serde_json::from_slice(text)
+                .map(Some)
+                .map_err(|error| malformed(&error)),
+        }
     }
 
     pub async fn required(self) -> ApiResult<T> {

@@ -152,6 +152,7 @@ async fn wrong_upload_requests() {
     for (body, wanted) in [
         (json!({}), 422),
         (json!([]), 422),
+        (json!([["a"]]), 422),
         (json!({"filenames": "a"}), 422),
         (json!({"filenames": [1]}), 422),
         (json!({"filenames": [{"check": "md5"}]}), 422),
