@@ -71,7 +71,7 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(300);
 /// What nobody else may know. It is the same in every replica.
 #[derive(Default)]
 pub struct Secrets {
-    /// Keys that verify tokens without a provider.
+    /// Keys that verify tokens without a provider; those of plugins among them.
     pub static_keys: Vec<StaticKey>,
     /// Signs URLs, cursors and job ids.
     pub signing_key: Vec<u8>,
@@ -127,7 +127,12 @@ impl App {
             validators.insert(item.name(), validator);
         }
         Ok(Self {
-            verifier: Arc::new(Verifier::new(&config.auth, &secrets.static_keys, shared)?),
+            verifier: Arc::new(Verifier::new(
+                &config.auth,
+                &config.plugins,
+                &secrets.static_keys,
+                shared,
+            )?),
             groups: config
                 .auth
                 .groups

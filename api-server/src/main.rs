@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
-use artifactdb_api::auth::StaticKey;
+use artifactdb_api::auth::{Bearers, StaticKey, plugin_keys};
 use artifactdb_api::{App, Secrets};
 use artifactdb_core::clock::{Clock, SystemClock};
 use artifactdb_core::connect::{SecretFiles, connect, read_config};
@@ -119,7 +119,11 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         );
     }
     let own = Secrets {
-        static_keys: static_keys(&secrets)?,
+        static_keys: {
+            let mut keys = static_keys(&secrets)?;
+            keys.extend(plugin_keys(&config.plugins));
+            keys
+        },
         signing_key,
         service_key,
     };
@@ -195,7 +199,11 @@ fn static_keys(secrets: &SecretFiles) -> anyhow::Result<Vec<StaticKey>> {
                 .map(str::to_owned);
             let jwk = serde_json::from_value(item)
                 .context("a file of static-keys holds what is no JSON Web Key")?;
-            keys.push(StaticKey { jwk, issuer });
+            keys.push(StaticKey {
+                jwk,
+                issuer,
+                bearers: Bearers::Users,
+            });
         }
     }
     Ok(keys)

@@ -13,6 +13,7 @@ use thiserror::Error;
 use crate::gprn::Gprn;
 use crate::mapping::{self, Mapping, MappingError};
 use crate::permissions::PermissionsPatch;
+use crate::plugin::PluginConfig;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -53,6 +54,8 @@ pub struct InstanceConfig {
     pub events: EventsConfig,
     #[serde(default, skip_serializing_if = "ApiConfig::is_default")]
     pub api: ApiConfig,
+    #[serde(default, skip_serializing_if = "PluginsConfig::is_default")]
+    pub plugins: PluginsConfig,
     /// The storage that this is the configuration of, unless that is the default.
     #[serde(skip)]
     pub beside: Option<String>,
@@ -75,6 +78,25 @@ impl Default for EventsConfig {
 }
 
 impl EventsConfig {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// The plugins of an instance, and by what their tokens are known.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct PluginsConfig {
+    /// What `iss` of their tokens is.
+    pub issuer: String,
+    /// What `aud` of their tokens holds.
+    pub audience: String,
+    /// The public keys that verify them, JSON Web Keys.
+    pub keys: Vec<Value>,
+    pub items: Vec<PluginConfig>,
+}
+
+impl PluginsConfig {
     fn is_default(&self) -> bool {
         *self == Self::default()
     }

@@ -42,10 +42,12 @@ pub enum EventStage {
     AllIndexed,
     /// Indexing everything again has failed.
     AllIndexedFailed,
+    /// A person asked for a run of a plugin, which `message` names with its `params`.
+    Requested,
 }
 
 impl EventStage {
-    pub const ALL: [EventStage; 13] = [
+    pub const ALL: [EventStage; 14] = [
         EventStage::Uploaded,
         EventStage::Completed,
         EventStage::Indexed,
@@ -59,6 +61,7 @@ impl EventStage {
         EventStage::Failed,
         EventStage::AllIndexed,
         EventStage::AllIndexedFailed,
+        EventStage::Requested,
     ];
 
     /// As it is written: `version-created`.
@@ -77,7 +80,13 @@ impl EventStage {
             EventStage::Failed => "failed",
             EventStage::AllIndexed => "all-indexed",
             EventStage::AllIndexedFailed => "all-indexed-failed",
+            EventStage::Requested => "requested",
         }
+    }
+
+    /// Whether it is one that plugins wait for: all but a request, which names its plugin.
+    pub fn is_awaited(self) -> bool {
+        self != EventStage::Requested
     }
 
     pub fn parse(text: &str) -> Option<Self> {

@@ -12,6 +12,9 @@ pub const INSTANCE_META: &str = "..meta";
 /// The log of events: an object per entry, whose name begins with its time.
 pub const EVENTS: &str = "..events/";
 
+/// How far the dispatcher of plugins has read the log of events.
+pub const DISPATCHED: &str = "..meta/dispatched.json";
+
 /// Requests for maintenance of the instance.
 pub const MAINTENANCE: &str = "..meta/maintenance.json";
 

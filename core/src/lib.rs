@@ -1,7 +1,7 @@
 //! The domain of ArtifactDB and the doors to its back ends.
 //!
 //! Two halves. The pure one (`id`, `gprn`, `permissions`, `query`, `mapping`, `document`, `keys`,
-//! `jsondiff`, `config`, `upload`, `parts`, `sequence`, `state`, `head`, `event`, `causes`) computes and never performs IO. The other
+//! `jsondiff`, `config`, `upload`, `parts`, `sequence`, `state`, `head`, `event`, `plugin`, `causes`) computes and never performs IO. The other
 //! one holds the doors (`store`, `lease`, `queue`, `counter`, `search`, `cache`, `clock`: traits, and behind the features
 //! `store`, `redis` and `search` the clients of real servers, which `connect` makes from a
 //! configuration) and the protocol that writes a version through them (`versions`). The pure half
@@ -19,6 +19,7 @@ pub mod keys;
 pub mod mapping;
 pub mod parts;
 pub mod permissions;
+pub mod plugin;
 pub mod query;
 pub mod sequence;
 pub mod state;

@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::id::Project;
+use crate::plugin::Grants;
 use crate::query::Query;
 
 /// Who an action is open to. The names are those of the permission files.
@@ -194,6 +196,8 @@ pub struct User {
     /// Distribution lists and directory groups that count as the user in owners and viewers.
     pub groups: Vec<String>,
     pub roles: Vec<String>,
+    /// What a plugin was given, whatever the permissions of those projects say.
+    pub grants: Grants,
 }
 
 /// Roles that the API knows. A plugin may use others.
@@ -218,6 +222,17 @@ impl Caller {
         self.is_root()
             || matches!(self, Caller::User(user)
                 if user.roles.iter().any(|role| wanted.contains(&role.as_str())))
+    }
+
+    /// Whether a plugin was given a project for `action`; who may write may read.
+    pub fn is_granted(&self, action: Action, project: &Project) -> bool {
+        match (self, action) {
+            (Caller::User(user), Action::Read) => {
+                user.grants.read.covers(project) || user.grants.write.covers(project)
+            }
+            (Caller::User(user), Action::Write) => user.grants.write.covers(project),
+            (Caller::Anonymous | Caller::System, _) => false,
+        }
     }
 
     pub fn user_id(&self) -> Option<&str> {
@@ -287,9 +302,15 @@ fn audience(access: Access) -> Audience {
     }
 }
 
-/// Whether `caller` may do `action` under `permissions`; without permissions only root may.
-pub fn may(caller: &Caller, action: Action, permissions: Option<&Permissions>) -> bool {
-    if caller.is_root() {
+/// Whether `caller` may do `action` on what belongs to `project` under `permissions`; without
+/// permissions only root may, and a plugin that was given the project.
+pub fn may(
+    caller: &Caller,
+    action: Action,
+    project: &Project,
+    permissions: Option<&Permissions>,
+) -> bool {
+    if caller.is_root() || caller.is_granted(action, project) {
         return true;
     }
     let Some(permissions) = permissions else {
@@ -318,7 +339,14 @@ pub fn read_filter(caller: &Caller) -> Option<Query> {
         return None;
     }
     let names = caller.names();
-    let granted = Access::ALL.into_iter().filter_map(|access| {
+    let given = match caller {
+        Caller::User(user) => [&user.grants.read, &user.grants.write]
+            .into_iter()
+            .filter_map(|projects| projects.query("_extra.project_id"))
+            .collect(),
+        Caller::Anonymous | Caller::System => Vec::new(),
+    };
+    let allowed = Access::ALL.into_iter().filter_map(|access| {
         let named = Query::exact("_extra.permissions.read_access", access.as_str());
         match audience(access) {
             Audience::Anyone => Some(named),
@@ -334,12 +362,13 @@ pub fn read_filter(caller: &Caller) -> Option<Query> {
             Audience::Nobody => None,
         }
     });
-    Some(Query::any_of(granted.collect()))
+    Some(Query::any_of(allowed.chain(given).collect()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plugin::Projects;
     use proptest::prelude::*;
     use serde_json::json;
 
@@ -374,25 +403,46 @@ mod tests {
                     id,
                     groups,
                     roles: roles.into_iter().map(str::to_owned).collect(),
+                    grants: Grants::default(),
                 })),
+            (any_projects(), any_projects()).prop_map(|(read, write)| Caller::User(User {
+                id: "plugin:p".to_owned(),
+                grants: Grants { read, write },
+                ..User::default()
+            })),
         ]
+    }
+
+    fn any_projects() -> impl Strategy<Value = Projects> {
+        let pattern = prop::sample::select(vec!["P1", "P2", "P*", "*", "Q*", "reports"]);
+        prop::collection::vec(pattern.prop_map(str::to_owned), 0..3).prop_map(Projects::new)
+    }
+
+    fn any_project() -> impl Strategy<Value = Project> {
+        prop::sample::select(vec!["P", "P1", "P12", "reports", "p1"])
+            .prop_map(|name| Project::new(name).unwrap())
     }
 
     proptest! {
         /// I6: the filter lets a document through exactly when `may` says so.
         #[test]
-        fn filter_and_may_agree(permissions in any_permissions(), caller in any_caller()) {
-            let document = json!({"_extra": {"permissions": permissions}});
+        fn filter_and_may_agree(
+            permissions in any_permissions(), project in any_project(), caller in any_caller()
+        ) {
+            let document = json!({"_extra": {"permissions": permissions, "project_id": project}});
             let passes = read_filter(&caller).is_none_or(|filter| filter.matches_exact(&document));
-            prop_assert_eq!(passes, may(&caller, Action::Read, Some(&permissions)));
+            prop_assert_eq!(passes, may(&caller, Action::Read, &project, Some(&permissions)));
         }
 
         #[test]
-        fn without_permissions_only_root_reads(caller in any_caller()) {
-            let document = json!({"_extra": {"permissions": null}});
+        fn without_permissions_only_root_reads_and_who_was_given_the_project(
+            project in any_project(), caller in any_caller()
+        ) {
+            let document = json!({"_extra": {"permissions": null, "project_id": project}});
             let passes = read_filter(&caller).is_none_or(|filter| filter.matches_exact(&document));
-            prop_assert_eq!(passes, caller.is_root());
-            prop_assert_eq!(may(&caller, Action::Read, None), caller.is_root());
+            let reads = caller.is_root() || caller.is_granted(Action::Read, &project);
+            prop_assert_eq!(passes, reads);
+            prop_assert_eq!(may(&caller, Action::Read, &project, None), reads);
         }
     }
 

@@ -2,9 +2,10 @@
 //!
 //! A file per kind (`instance`, `schema`, `plugin`, `schedule`), `common` for what they share,
 //! `read` for files of them, and `resolve`, which turns a set of resources into an instance
-//! configuration or says why it cannot. No Kubernetes client here.
+//! configuration or says why it cannot. `cron` reads schedules. No Kubernetes client here.
 
 pub mod common;
+pub mod cron;
 pub mod instance;
 pub mod plugin;
 pub mod read;

@@ -1,6 +1,7 @@
 //! `ArtifactPlugin`: a container that reacts to an instance.
 
 use artifactdb_core::event::EventStage;
+use artifactdb_core::plugin::{Grants, Interest, PluginConfig, Projects};
 use kube::{CustomResource, KubeSchema};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
@@ -63,7 +64,7 @@ pub struct ArtifactPluginSpec {
     #[serde(default)]
     #[schemars(schema_with = "stages")]
     pub on: Vec<EventStage>,
-    /// Projects whose events count; none: all.
+    /// Projects whose events count, by name or by the beginning of a name as in `PRJ*`; none: all.
     #[serde(default)]
     pub projects: Vec<String>,
     /// What its token allows.
@@ -72,15 +73,15 @@ pub struct ArtifactPluginSpec {
     /// Compute.
     #[serde(default)]
     pub resources: Option<Resources>,
-    /// Longest run, such as `10m`.
+    /// Longest run, such as `10m`; absent: an hour.
     #[serde(default)]
     #[schemars(regex(pattern = "^[0-9]+(s|m|h|d)$"))]
     pub timeout: Option<String>,
-    /// How often a failed run is tried again.
+    /// How often a failed run is tried again; absent: 2.
     #[serde(default)]
     #[schemars(range(min = 0, max = 10))]
     pub retries: Option<u32>,
-    /// Runs at the same time.
+    /// Runs that events start at the same time; absent: 4. Others wait.
     #[serde(default)]
     #[schemars(range(min = 1, max = 100))]
     pub concurrency: Option<u32>,
@@ -92,12 +93,14 @@ pub struct ArtifactPluginSpec {
 
 /// The stages of events (CONTRACT section 8.3), which are core's.
 fn stages(_: &mut SchemaGenerator) -> Schema {
+    let stages = EventStage::ALL.into_iter().filter(|own| own.is_awaited());
+    let stages: Vec<&str> = stages.map(EventStage::as_str).collect();
     json_schema!({
         "type": "array",
         "items": {
             "type": "string",
             "description": "Something that happened to a version, a project or the whole instance.",
-            "enum": EventStage::ALL.map(EventStage::as_str),
+            "enum": stages,
         },
     })
 }
@@ -106,12 +109,32 @@ fn stages(_: &mut SchemaGenerator) -> Schema {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PluginAccess {
-    /// Projects that it may read; `*` is all.
+    /// Projects that it may read, whatever their permissions are, by name or by the beginning of a
+    /// name as in `PRJ*`; `*` is all. What is public it reads anyway.
     #[serde(default)]
     pub read: Vec<String>,
-    /// Projects that it may write; `*` is all.
+    /// Projects that it may write and read, in the same way.
     #[serde(default)]
     pub write: Vec<String>,
+}
+
+impl ArtifactPlugin {
+    /// The plugin as an instance knows it, by tokens with that `sub`.
+    pub fn config(&self, subject: String) -> PluginConfig {
+        let spec = &self.spec;
+        PluginConfig {
+            name: self.metadata.name.clone().unwrap_or_default(),
+            subject,
+            interest: Interest {
+                on: spec.on.clone(),
+                projects: Projects::new(spec.projects.clone()),
+            },
+            access: Grants {
+                read: Projects::new(spec.access.read.clone()),
+                write: Projects::new(spec.access.write.clone()),
+            },
+        }
+    }
 }
 
 /// What the operator sees of a plugin.
@@ -145,13 +168,25 @@ pub struct ArtifactPluginStatus {
 pub struct Run {
     /// Name of the Job.
     pub job: String,
-    /// Event that started it, where one did.
+    /// Instance that it was for.
+    #[serde(default)]
+    pub instance: String,
+    /// Id of the event that started it, where one did.
     #[serde(default)]
     pub event: Option<String>,
     /// When it started, in RFC 3339.
     #[serde(default)]
     pub started: Option<String>,
+    /// When it ended, in RFC 3339; absent: it goes on.
+    #[serde(default)]
+    pub finished: Option<String>,
+    /// Whether it succeeded; absent: it goes on.
+    #[serde(default)]
+    pub succeeded: Option<bool>,
     /// Exit code of the container.
     #[serde(default)]
     pub exit_code: Option<i32>,
+    /// The end of what it printed, or why it did not run.
+    #[serde(default)]
+    pub log: Option<String>,
 }

@@ -6,16 +6,19 @@ use std::sync::Arc;
 
 use artifactdb_core::config::{
     ApiConfig, AuthConfig, CorsConfig, ElasticsearchConfig, EventsConfig, GprnConfig, GroupsConfig,
-    InstanceConfig, PermissionsConfig, PoolConfig, PoolKind, RateLimitConfig, RedisConfig,
+    InstanceConfig, PermissionsConfig, PluginsConfig, PoolConfig, PoolKind, RateLimitConfig, RedisConfig,
     SchemaItem, SchemasConfig, SearchConfig, SequenceConfig, StorageConfig, StorageSwitchConfig,
     StsConfig, VersionsConfig,
 };
 use artifactdb_core::mapping::{Mapping, MappingError};
 use artifactdb_core::permissions::PermissionsPatch;
+use artifactdb_core::plugin::PluginConfig;
 use artifactdb_core::sequence::Sequence;
 use artifactdb_core::timestamp::parse_period;
+use jiff::Timestamp;
 use thiserror::Error;
 
+use crate::cron;
 use crate::instance::{ArtifactDB, ArtifactDBSpec, Groups, PoolType, Storage, StorageSwitch};
 use crate::read::ResourceSet;
 use crate::schema::ArtifactSchema;
@@ -87,12 +90,32 @@ pub fn resolve(set: &ResourceSet) -> Result<Resolved, Vec<Refusal>> {
     let mut assembled = assemble(origin, instance, schemas);
     check_others(set, &mut assembled.refusals);
     match assembled.config {
-        Some(config) if assembled.refusals.is_empty() => Ok(Resolved {
-            config,
+        Some(mut config) if assembled.refusals.is_empty() => Ok(Resolved {
+            config: {
+                config.plugins.items = plugins(set, instance);
+                config
+            },
             conflicts: assembled.schemas.conflicts.clone(),
         }),
         _ => Err(assembled.refusals),
     }
+}
+
+/// The plugins that select an instance, with their own names for what their tokens say.
+fn plugins(set: &ResourceSet, instance: &ArtifactDB) -> Vec<PluginConfig> {
+    let labels = instance.metadata.labels.clone().unwrap_or_default();
+    let chosen = set.plugins.iter().filter(|(_, own)| {
+        let selector = own.spec.instances.as_ref();
+        selector.is_none_or(|selector| selector.matches(&labels))
+    });
+    let mut configs: Vec<PluginConfig> = chosen
+        .map(|(_, own)| {
+            let name = own.metadata.name.as_deref().unwrap_or_default();
+            own.config(format!("plugin:{name}"))
+        })
+        .collect();
+    configs.sort_by(|a, b| a.name.cmp(&b.name));
+    configs
 }
 
 /// Puts an instance and those of `schemas` that select it together; `schemas` come oldest first.
@@ -349,11 +372,9 @@ fn check_others(set: &ResourceSet, refusals: &mut Vec<Refusal>) {
         if spec.plugin.is_some() == spec.task.is_some() {
             refuse("field 'spec.plugin': set plugin or task, one of them".to_owned());
         }
-        let fields = spec.schedule.split_whitespace().count();
-        if !spec.schedule.starts_with('@') && fields != 5 {
-            refuse(format!(
-                "field 'spec.schedule': five fields are needed (minute, hour, day of month, month, day of week), and there are {fields}"
-            ));
+        if let Err(problem) = cron::next(&spec.schedule, spec.time_zone.as_deref(), Timestamp::now())
+        {
+            refuse(format!("field 'spec.schedule': {problem}"));
         }
         if let Some(plugin) = &spec.plugin {
             let known = set
@@ -458,6 +479,7 @@ fn config(name: &str, instance: &ArtifactDB, items: Vec<SchemaItem>) -> Instance
             .and_then(events_life)
             .unwrap_or_default(),
         api: api(spec),
+        plugins: PluginsConfig::default(),
         versions: VersionsConfig {
             mutable: spec.versions.mutable,
         },

@@ -8,7 +8,6 @@
 
 pub mod apply;
 pub mod children;
-pub mod cron;
 pub mod definitions;
 pub mod engine;
 pub mod gather;

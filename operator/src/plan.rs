@@ -191,7 +191,7 @@ pub fn runs(
 ) -> Result<Runs, Problem> {
     let spec = &schedule.spec;
     let refuse = |reason, message: String| Problem { reason, message };
-    crate::cron::next(&spec.schedule, spec.time_zone.as_deref(), now).map_err(|problem| {
+    artifactdb_crds::cron::next(&spec.schedule, spec.time_zone.as_deref(), now).map_err(|problem| {
         refuse(
             "InvalidSchedule",
             format!("field 'spec.schedule': {problem}"),

@@ -4,12 +4,12 @@
 use std::sync::Arc;
 
 use artifactdb_crds::schedule::ArtifactScheduleStatus;
+use artifactdb_crds::cron;
 use artifactdb_crds::{ArtifactDB, ArtifactPlugin, ArtifactSchedule};
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 use kube::runtime::controller::Action;
 
-use crate::cron;
 use crate::names::cron_job;
 use crate::object::ChildKind;
 use crate::operator::{Operator, ReconcileError, jittered};

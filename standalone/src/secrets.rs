@@ -4,17 +4,19 @@
 use std::io::Write;
 use std::path::Path;
 
-use artifactdb_api::auth::StaticKey;
+use artifactdb_api::auth::{Bearers, StaticKey};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::{SignedDuration, Timestamp};
 use jsonwebtoken::{EncodingKey, Header, encode};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use sha2::{Digest, Sha256};
 
 const FILE: &str = "secrets.json";
 /// The id of the key that signs an instance's own tokens.
 const KEY_ID: &str = "standalone";
+const PLUGIN_KEY_ID: &str = "standalone-plugins";
 
 #[derive(Debug, thiserror::Error)]
 pub enum SecretsError {
@@ -120,7 +122,7 @@ impl Secrets {
             .unwrap_or_default()
     }
 
-    fn issuer(&self) -> String {
+    pub fn issuer(&self) -> String {
         format!("urn:artifactdb:{}", self.instance)
     }
 
@@ -131,7 +133,51 @@ impl Secrets {
             jwk: serde_json::from_value(jwk)
                 .map_err(|error| SecretsError::Sign(error.to_string()))?,
             issuer: Some(self.issuer()),
+            bearers: Bearers::Users,
         })
+    }
+
+    /// The key that verifies plugins' tokens. It is derived: a token of the one kind is none of the
+    /// other.
+    pub fn plugin_key(&self) -> Result<StaticKey, SecretsError> {
+        let key = URL_SAFE_NO_PAD.encode(self.plugin_secret());
+        let jwk = json!({"kty": "oct", "kid": PLUGIN_KEY_ID, "alg": "HS256", "k": key});
+        Ok(StaticKey {
+            jwk: serde_json::from_value(jwk)
+                .map_err(|error| SecretsError::Sign(error.to_string()))?,
+            issuer: Some(self.issuer()),
+            bearers: Bearers::Plugins,
+        })
+    }
+
+    fn plugin_secret(&self) -> [u8; 32] {
+        let mut digest = Sha256::new();
+        digest.update(b"plugins\n");
+        digest.update(self.token_key.as_bytes());
+        digest.finalize().into()
+    }
+
+    /// What the tokens of plugins are for.
+    pub fn plugin_audience(&self) -> String {
+        format!("artifactdb/{}", self.instance)
+    }
+
+    /// A token of a plugin for `life`.
+    pub fn plugin_token(&self, subject: &str, life: SignedDuration) -> Result<String, SecretsError> {
+        let now = Timestamp::now().as_second();
+        let claims = json!({
+            "iss": self.issuer(),
+            "aud": [self.plugin_audience()],
+            "sub": subject,
+            "iat": now,
+            "exp": now.saturating_add(life.as_secs()),
+        });
+        let header = Header {
+            kid: Some(PLUGIN_KEY_ID.to_owned()),
+            ..Header::default()
+        };
+        encode(&header, &claims, &EncodingKey::from_secret(&self.plugin_secret()))
+            .map_err(|error| SecretsError::Sign(error.to_string()))
     }
 
     /// A token that names `user` with `roles` for `life`.

@@ -5,15 +5,17 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use artifactdb_core::cache::SharedCache;
-use artifactdb_core::config::AuthConfig;
+use artifactdb_core::config::{AuthConfig, PluginsConfig};
 use artifactdb_core::permissions::User;
+use artifactdb_core::plugin::PLUGIN_USER;
 use jiff::Timestamp;
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Validation, decode, decode_header};
 use moka::sync::Cache;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
-use super::keys::{KeyError, Keys, StaticKey};
+use super::keys::{Bearers, Key, KeyError, Keys, StaticKey};
 use crate::error::{ApiError, ApiResult};
 
 /// Verified tokens that are remembered, by the whole of their text, signature included.
@@ -38,6 +40,14 @@ struct Claims {
     resource_access: Option<HashMap<String, Access>>,
 }
 
+/// What the cluster says of the pod of a plugin.
+#[derive(Deserialize)]
+struct PluginClaims {
+    exp: i64,
+    iss: String,
+    sub: String,
+}
+
 #[derive(Deserialize)]
 struct Access {
     #[serde(default)]
@@ -53,6 +63,7 @@ struct Verified {
 /// Verifies the tokens of an instance.
 pub struct Verifier {
     config: AuthConfig,
+    plugins: PluginsConfig,
     keys: Keys,
     verified: Cache<String, Arc<Verified>>,
 }
@@ -64,6 +75,7 @@ fn invalid(why: impl std::fmt::Display) -> ApiError {
 impl Verifier {
     pub fn new(
         config: &AuthConfig,
+        plugins: &PluginsConfig,
         fixed: &[StaticKey],
         shared: Option<Arc<dyn SharedCache>>,
     ) -> Result<Self, KeyError> {
@@ -75,6 +87,7 @@ impl Verifier {
             .collect();
         Ok(Self {
             config: config.clone(),
+            plugins: plugins.clone(),
             keys: Keys::new(fixed, providers, shared)?,
             verified: Cache::new(REMEMBERED),
         })
@@ -106,26 +119,10 @@ impl Verifier {
         validation.leeway = 0;
         validation.validate_nbf = true;
         validation.set_required_spec_claims(&["exp"]);
-        match &self.config.audience {
-            Some(audience) => validation.set_audience(&[audience]),
-            None => validation.validate_aud = false,
-        }
-        let claims = decode::<Claims>(token, &key.decoding, &validation)
-            .map_err(|error| match error.kind() {
-                ErrorKind::ExpiredSignature => invalid("expired"),
-                ErrorKind::InvalidSignature => invalid("signature verification failed"),
-                ErrorKind::InvalidAudience => invalid("wrong audience"),
-                ErrorKind::ImmatureSignature => invalid("not valid yet"),
-                _ => invalid("malformed token claims: Error decoding token claims."),
-            })?
-            .claims;
-        match (&claims.iss, &key.issuer) {
-            (Some(own), Some(issuer)) if own == issuer => {}
-            (None, _) if key.issuer_optional => {}
-            _ => return Err(invalid("wrong issuer")),
-        }
-        let expires = claims.exp;
-        let user = self.user(claims)?;
+        let (user, expires) = match key.bearers {
+            Bearers::Users => self.user(token, &key, validation)?,
+            Bearers::Plugins => self.plugin(token, &key, validation)?,
+        };
         let verified = Verified {
             user: user.clone(),
             expires,
@@ -134,7 +131,53 @@ impl Verifier {
         Ok(user)
     }
 
-    fn user(&self, claims: Claims) -> ApiResult<User> {
+    /// The plugin whose pod a token is bound to, and when the token ends.
+    fn plugin(
+        &self,
+        token: &str,
+        key: &Key,
+        mut validation: Validation,
+    ) -> ApiResult<(User, i64)> {
+        // The clocks of a cluster's machines are not one.
+        validation.leeway = 10;
+        validation.set_required_spec_claims(&["exp", "aud", "iss", "sub"]);
+        validation.set_audience(&[&self.plugins.audience]);
+        let claims: PluginClaims = claims(token, key, &validation)?;
+        if key.issuer.as_ref() != Some(&claims.iss) {
+            return Err(invalid("wrong issuer"));
+        }
+        let known = self.plugins.items.iter();
+        let plugin = known
+            .into_iter()
+            .find(|own| own.subject == claims.sub)
+            .ok_or_else(|| {
+                let subject = artifactdb_core::id::excerpt(&claims.sub);
+                invalid(format!("'{subject}' is no plugin of this instance"))
+            })?;
+        let user = User {
+            grants: plugin.access.clone(),
+            ..super::user(plugin.user(), Vec::new())
+        };
+        Ok((user, claims.exp))
+    }
+
+    fn user(
+        &self,
+        token: &str,
+        key: &Key,
+        mut validation: Validation,
+    ) -> ApiResult<(User, i64)> {
+        match &self.config.audience {
+            Some(audience) => validation.set_audience(&[audience]),
+            None => validation.validate_aud = false,
+        }
+        let claims: Claims = claims(token, key, &validation)?;
+        match (&claims.iss, &key.issuer) {
+            (Some(own), Some(issuer)) if own == issuer => {}
+            (None, _) if key.issuer_optional => {}
+            _ => return Err(invalid("wrong issuer")),
+        }
+        let expires = claims.exp;
         let Some(azp) = claims.azp else {
             return Err(invalid("Can't find 'azp'"));
         };
@@ -152,16 +195,31 @@ impl Verifier {
             let own = access.remove(&self.config.client_id);
             own.or_else(|| access.remove(&client))
         });
-        Ok(super::user(
-            id,
-            roles.map(|access| access.roles).unwrap_or_default(),
-        ))
+        // A person of that name would be taken for a plugin where owners are named.
+        if id.starts_with(PLUGIN_USER) {
+            return Err(invalid("a name that begins with 'plugin:' is a plugin's"));
+        }
+        let roles = roles.map(|access| access.roles).unwrap_or_default();
+        Ok((super::user(id, roles), expires))
     }
+}
+
+fn claims<T: DeserializeOwned>(token: &str, key: &Key, validation: &Validation) -> ApiResult<T> {
+    let decoded = decode::<T>(token, &key.decoding, validation);
+    let decoded = decoded.map_err(|error| match error.kind() {
+        ErrorKind::ExpiredSignature => invalid("expired"),
+        ErrorKind::InvalidSignature => invalid("signature verification failed"),
+        ErrorKind::InvalidAudience => invalid("wrong audience"),
+        ErrorKind::ImmatureSignature => invalid("not valid yet"),
+        _ => invalid("malformed token claims: Error decoding token claims."),
+    })?;
+    Ok(decoded.claims)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use artifactdb_core::id::Project;
     use jsonwebtoken::jwk::Jwk;
     use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
     use serde_json::{Value, json};
@@ -178,8 +236,9 @@ mod tests {
         let key = StaticKey {
             jwk,
             issuer: Some("urn:own".into()),
+            bearers: Bearers::Users,
         };
-        Verifier::new(&config, &[key], None).unwrap()
+        Verifier::new(&config, &PluginsConfig::default(), &[key], None).unwrap()
     }
 
     fn claims() -> Value {
@@ -215,6 +274,63 @@ mod tests {
                 ("ann", vec!["uploader".to_owned()])
             );
         }
+    }
+
+    #[tokio::test]
+    async fn plugins_and_users_have_keys_of_their_own() {
+        let key = |kid: &str, secret: &[u8], bearers| {
+            let k = base64::Engine::encode(&base64::prelude::BASE64_URL_SAFE_NO_PAD, secret);
+            let jwk = json!({"kty": "oct", "kid": kid, "alg": "HS256", "k": k});
+            StaticKey {
+                jwk: serde_json::from_value(jwk).unwrap(),
+                issuer: Some("urn:own".into()),
+                bearers,
+            }
+        };
+        let plugins: PluginsConfig = serde_json::from_value(json!({
+            "issuer": "urn:own", "audience": "artifactdb/x",
+            "items": [{"name": "audit", "subject": "sub:audit", "access": {"read": ["P*"]}}],
+        }))
+        .unwrap();
+        let config = AuthConfig {
+            known_clients: vec!["artifactdb".into()],
+            ..AuthConfig::default()
+        };
+        let keys = [
+            key("own", SECRET, Bearers::Users),
+            key("pods", SECRET, Bearers::Plugins),
+        ];
+        let verifier = Verifier::new(&config, &plugins, &keys, None).unwrap();
+        let pod = |name: &str, value: Value| {
+            let now = Timestamp::now().as_second();
+            let mut claims = json!({
+                "exp": now + 600, "iss": "urn:own", "aud": ["artifactdb/x"], "sub": "sub:audit",
+                // What a user's token would say counts for nothing here.
+                "azp": "artifactdb", "preferred_username": "ann",
+                "resource_access": {"artifactdb": {"roles": ["admin"]}},
+            });
+            claims[name] = value;
+            token(&claims, SECRET, "pods", Algorithm::HS256)
+        };
+        let user = verifier.verify(&pod("x", json!(1))).await.unwrap();
+        assert_eq!(user.id, "plugin:audit");
+        assert!(user.roles.is_empty());
+        assert!(user.grants.read.covers(&Project::new("P1").unwrap()));
+        for (name, value, wanted) in [
+            ("aud", json!(["artifactdb/y"]), "wrong audience"),
+            ("iss", json!("urn:other"), "wrong issuer"),
+            ("sub", json!("sub:nobody"), "'sub:nobody' is no plugin of this instance"),
+            ("aud", Value::Null, "wrong audience"),
+        ] {
+            let error = verifier.verify(&pod(name, value)).await.unwrap_err();
+            assert_eq!(error.reason, format!("Invalid token, {wanted}"), "{name}");
+        }
+        // A plugin's token under a user's key, and a person who calls themselves a plugin.
+        let mut person = claims();
+        person["sub"] = json!("sub:audit");
+        person["preferred_username"] = json!("plugin:audit");
+        let person = token(&person, SECRET, "own", Algorithm::HS256);
+        assert!(verifier.verify(&person).await.is_err());
     }
 
     #[tokio::test]

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use artifactdb_core::cache::SharedCache;
 use artifactdb_core::causes::causes;
+use artifactdb_core::config::PluginsConfig;
 use jsonwebtoken::jwk::{AlgorithmParameters, Jwk, JwkSet, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey};
 use parking_lot::RwLock;
@@ -34,10 +35,21 @@ pub struct StaticKey {
     pub jwk: Jwk,
     /// What `iss` must be, where the token has one.
     pub issuer: Option<String>,
+    /// Whose tokens it verifies.
+    pub bearers: Bearers,
+}
+
+/// Whose tokens a key verifies: one that signs for the ones says nothing of the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bearers {
+    Users,
+    /// The pods of plugins.
+    Plugins,
 }
 
 #[derive(Clone)]
 pub struct Key {
+    pub bearers: Bearers,
     pub decoding: DecodingKey,
     pub algorithms: Vec<Algorithm>,
     pub issuer: Option<String>,
@@ -96,10 +108,11 @@ impl Keys {
             let decoding =
                 DecodingKey::from_jwk(&key.jwk).map_err(|error| unusable(error.to_string()))?;
             let own = Key {
+                bearers: key.bearers,
                 decoding,
                 algorithms,
                 issuer: key.issuer.clone(),
-                issuer_optional: true,
+                issuer_optional: key.bearers == Bearers::Users,
             };
             known.insert(kid, Arc::new(own));
         }
@@ -230,6 +243,7 @@ fn usable(published: &Published) -> HashMap<String, Arc<Key>> {
             continue;
         };
         let key = Key {
+            bearers: Bearers::Users,
             decoding,
             algorithms,
             issuer: Some(published.issuer.clone()),
@@ -238,6 +252,29 @@ fn usable(published: &Published) -> HashMap<String, Arc<Key>> {
         keys.insert(kid, Arc::new(key));
     }
     keys
+}
+
+/// The public keys of the cluster, which verify plugins' tokens. One that is not understood is left
+/// out: its tokens are refused, and nobody else's.
+pub fn plugin_keys(config: &PluginsConfig) -> Vec<StaticKey> {
+    let keys = config.keys.iter().filter_map(|key| {
+        let jwk: Jwk = match serde_json::from_value(key.clone()) {
+            Ok(jwk) => jwk,
+            Err(error) => {
+                tracing::warn!(%error, "a key of plugins' tokens is not understood");
+                return None;
+            }
+        };
+        // A shared secret has no place among public keys.
+        let secret = matches!(jwk.algorithm, AlgorithmParameters::OctetKey(_));
+        let usable = !secret && algorithms(&jwk).is_some() && DecodingKey::from_jwk(&jwk).is_ok();
+        usable.then(|| StaticKey {
+            jwk,
+            issuer: Some(config.issuer.clone()),
+            bearers: Bearers::Plugins,
+        })
+    });
+    keys.collect()
 }
 
 /// The algorithms that a key may be used with: never those of another type of key.

@@ -9,6 +9,7 @@ mod keys;
 use std::sync::Arc;
 
 use artifactdb_core::permissions::{Caller, User, roles};
+use artifactdb_core::plugin::Grants;
 use axum::extract::FromRequestParts;
 use http::HeaderName;
 use http::header::AUTHORIZATION;
@@ -21,7 +22,7 @@ use crate::observe::Who;
 pub use grant::{Act, CREDENTIAL, Grant};
 pub(crate) use groups::Groups;
 pub use jwt::Verifier;
-pub use keys::{KeyError, StaticKey};
+pub use keys::{Bearers, KeyError, StaticKey, plugin_keys};
 
 /// The header in which automation brings the instance's service key.
 pub const SERVICE_KEY: HeaderName = HeaderName::from_static("x-adb-service-key");
@@ -123,5 +124,6 @@ pub(crate) fn user(id: String, roles: Vec<String>) -> User {
         id,
         groups: Vec::new(),
         roles,
+        grants: Grants::default(),
     }
 }

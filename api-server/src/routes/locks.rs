@@ -50,7 +50,7 @@ pub async fn get(
     let resolved = app.versions.resolve_permissions(&project, None).await?;
     let permissions = resolved.as_ref().map(|resolved| &resolved.permissions);
     let trusted = identity.caller.has_role(&[roles::UPLOADER])
-        || may(&identity.caller, Action::Read, permissions);
+        || may(&identity.caller, Action::Read, &project, permissions);
     let records = app
         .versions
         .lease

@@ -27,7 +27,7 @@ async fn read(
     let resolved = app.versions.resolve_permissions(project, version).await?;
     let uploader = identity.caller.has_role(&[roles::UPLOADER]);
     let permissions = resolved.as_ref().map(|resolved| &resolved.permissions);
-    if !uploader && !may(&identity.caller, Action::Read, permissions) {
+    if !uploader && !may(&identity.caller, Action::Read, project, permissions) {
         // The same answer whether or not the project exists.
         return Err(identity.refusal(&format!("may not read the permissions of {project}")));
     }

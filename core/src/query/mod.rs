@@ -107,7 +107,7 @@ impl Query {
         }
     }
 
-    /// Evaluates a query made only of `All`, `Nothing`, `Bool` and `Exact` on a document: the
+    /// Evaluates a query made only of `All`, `Nothing`, `Bool`, `Exact` and prefixes on a document: the
     /// reference that engines and the permission table are held to. Other nodes match nothing.
     pub fn matches_exact(&self, document: &Value) -> bool {
         match self {
@@ -131,6 +131,17 @@ impl Query {
                         item.as_str()
                             .is_some_and(|text| values.iter().any(|v| v == text))
                     }),
+                    _ => false,
+                }
+            }
+            Query::Wildcard {
+                field: Some(field),
+                pattern,
+            } => {
+                let value = document.pointer(&format!("/{}", field.replace('.', "/")));
+                let beginning = pattern.strip_suffix('*').map(|own| own.replace('\\', ""));
+                match (value.and_then(Value::as_str), beginning) {
+                    (Some(text), Some(beginning)) => text.starts_with(&beginning),
                     _ => false,
                 }
             }

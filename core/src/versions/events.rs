@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
 use jiff::{SignedDuration, Timestamp};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::{Versions, WriteError, random_id};
@@ -249,15 +249,30 @@ fn name_of(key: &str) -> Option<&str> {
     key.strip_prefix(keys::EVENTS)?.strip_suffix(".json")
 }
 
+/// How far a reader has come: every entry up to `from`, and of those after it the ones that it saw.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct LogPosition {
+    pub from: String,
+    #[serde(default)]
+    pub seen: BTreeSet<String>,
+}
+
+impl LogPosition {
+    /// Before everything that was begun at `at` or later.
+    pub fn at(at: Timestamp) -> Self {
+        Self {
+            from: log_name(at, ""),
+            seen: BTreeSet::new(),
+        }
+    }
+}
+
 /// Reads the log as it grows; every entry once.
 pub struct LogReader {
     versions: Arc<Versions>,
     /// Nothing up to here is read.
     start: String,
-    /// Everything up to here was read.
-    from: String,
-    /// Entries after `from` that were read.
-    seen: BTreeSet<String>,
+    read: LogPosition,
     /// Where the listing goes on, as far as one tells.
     place: Option<String>,
     mark: Option<u64>,
@@ -269,13 +284,33 @@ impl LogReader {
     pub fn after(versions: Arc<Versions>, start: String) -> Self {
         Self {
             versions,
-            from: start.clone(),
+            read: LogPosition {
+                from: start.clone(),
+                seen: BTreeSet::new(),
+            },
             start,
-            seen: BTreeSet::new(),
             place: None,
             mark: None,
             looked: None,
         }
+    }
+
+    /// A reader that goes on where another one was.
+    pub fn restored(versions: Arc<Versions>, position: LogPosition) -> Self {
+        Self {
+            read: position.clone(),
+            ..Self::after(versions, position.from)
+        }
+    }
+
+    /// How far it has come, with what the last `next` returned.
+    pub fn position(&self) -> &LogPosition {
+        &self.read
+    }
+
+    /// Whether it has told everything that it has listed.
+    pub fn is_at_end(&self) -> bool {
+        self.place.is_none()
     }
 
     /// A reader that goes on where another one has read up to an entry. Entries that were begun before
@@ -305,21 +340,22 @@ impl LogReader {
     }
 
     /// What one listing tells and was not read yet. One that fails is the same again the next time.
-    async fn look(&mut self) -> Result<Vec<Logged>, StoreError> {
-        let after = self.place.clone().unwrap_or_else(|| self.from.clone());
+    pub async fn look(&mut self) -> Result<Vec<Logged>, StoreError> {
+        let from = &self.read.from;
+        let after = self.place.clone().unwrap_or_else(|| from.clone());
         let page = self
             .versions
-            .unseen_events_after(Some(&after), BATCH, &self.seen)
+            .unseen_events_after(Some(&after), BATCH, &self.read.seen)
             .await?;
-        self.seen.extend(page.entries);
+        self.read.seen.extend(page.entries);
         self.place = page.last.filter(|_| page.more);
-        let newest = self.seen.last().and_then(|name| log_time(name));
+        let newest = self.read.seen.last().and_then(|name| log_time(name));
         if let (None, Some(newest)) = (&self.place, newest) {
             // The clock of who wrote it may be ahead: what others write now must not count as read.
             let newest = newest.min(self.versions.clock.now());
             let from = log_name(newest - OVERLAP, "");
-            self.from = from.max(self.start.clone());
-            self.seen = self.seen.split_off(&self.from);
+            self.read.from = from.max(self.start.clone());
+            self.read.seen = self.read.seen.split_off(&self.read.from);
         }
         Ok(page.events)
     }
