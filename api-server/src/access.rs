@@ -89,7 +89,14 @@ impl App {
             .documents
             .get(&self.versions, &*self.search, id)
             .await?;
-        Ok(found.filter(|document| may(&identity.caller, Action::Read, &id.project, document.permissions())))
+        Ok(found.filter(|document| {
+            may(
+                &identity.caller,
+                Action::Read,
+                &id.project,
+                document.permissions(),
+            )
+        }))
     }
 
     /// A published version, if the caller may read it.
@@ -100,7 +107,14 @@ impl App {
         version: &Version,
     ) -> ApiResult<Option<VersionView>> {
         let view = self.versions.view(project, version).await?;
-        Ok(view.filter(|view| may(&identity.caller, Action::Read, project, view.permissions.as_ref())))
+        Ok(view.filter(|view| {
+            may(
+                &identity.caller,
+                Action::Read,
+                project,
+                view.permissions.as_ref(),
+            )
+        }))
     }
 
     /// Follows links from a file to the one that has bytes. Each hop is authorised by itself; an

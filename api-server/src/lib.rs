@@ -22,6 +22,7 @@ mod signer;
 mod storage;
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -47,8 +48,8 @@ use limits::Limits;
 use observe::Metrics;
 use recent::RecentDocuments;
 use routes::{
-    events, files, gprn, index, info, jobs, locks, maintenance, permissions, projects, schemas,
-    search, sequences, tasks, uploads,
+    events, files, gprn, index, info, jobs, locks, maintenance, permissions, plugins, projects,
+    schemas, search, sequences, tasks, uploads,
 };
 use signer::Signer;
 use storage::Switch;
@@ -94,6 +95,8 @@ pub struct App {
     limits: Arc<Limits>,
     metrics: Arc<Metrics>,
     stopping: Arc<AtomicBool>,
+    /// Folder of files in which the operator tells what became of plugins' runs.
+    runs: Option<PathBuf>,
     /// The instance on its further storages, behind the default one.
     others: Vec<Arc<App>>,
 }
@@ -148,11 +151,18 @@ impl App {
             limits: Arc::new(Limits::new(&config.api)),
             metrics: Arc::new(Metrics::new()),
             stopping: Arc::default(),
+            runs: None,
             others: Vec::new(),
             config,
             versions,
             search,
         })
+    }
+
+    /// Shows what became of plugins' runs from files of this folder, one per plugin. Storages that are
+    /// added afterwards show the same.
+    pub fn show_runs(&mut self, folder: PathBuf) {
+        self.runs = Some(folder);
     }
 
     /// Adds a further storage, as `InstanceConfig::by_storage` has it. What this server signs for
@@ -175,6 +185,7 @@ impl App {
             limits: self.limits.clone(),
             metrics: self.metrics.clone(),
             stopping: self.stopping.clone(),
+            runs: self.runs.clone(),
             others: Vec::new(),
             config,
             versions,
@@ -314,7 +325,7 @@ fn routes(app: Arc<App>) -> Router {
         .route("/events", get(events::list_events))
         .route("/events/follow", get(events::follow))
         .route("/tasks", get(tasks::list))
-        .route("/plugins", get(tasks::plugins))
+        .route("/plugins", get(plugins::plugins))
         .route("/task/run", put(tasks::run))
         .route("/tasks/logs", get(tasks::logs))
         .route("/task/logs/reset", put(tasks::reset_logs))

@@ -56,6 +56,14 @@ struct Arguments {
         default_value = "/etc/artifactdb/secrets"
     )]
     secrets: PathBuf,
+    /// Folder of files that tell what became of plugins' runs, as the operator writes them.
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "ARTIFACTDB_RUNS",
+        default_value = "/etc/artifactdb/runs"
+    )]
+    runs: PathBuf,
     /// Address to listen on; port 0 picks one.
     #[arg(long, default_value = "0.0.0.0:8000", env = "ARTIFACTDB_LISTEN")]
     listen: String,
@@ -138,6 +146,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         &own,
         Some(Arc::new(servers.redis)),
     )?;
+    app.show_runs(arguments.runs.clone());
     for config in storages {
         let servers = connect(&config, &secrets, clock.clone(), REMEMBERED_FILES).await?;
         app.add_storage(Arc::new(config), servers.versions, servers.search);

@@ -101,6 +101,22 @@ impl PluginConfig {
     }
 }
 
+/// What became of a run of a plugin, as the operator writes it for the API.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RunRecord {
+    pub job: String,
+    /// Id of the event that started it.
+    pub event: Option<String>,
+    /// In RFC 3339, here and below.
+    pub started: Option<String>,
+    pub finished: Option<String>,
+    pub succeeded: Option<bool>,
+    pub exit_code: Option<i32>,
+    /// The end of what it printed.
+    pub log: Option<String>,
+}
+
 /// The events that start a plugin.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Interest {

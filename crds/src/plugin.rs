@@ -141,7 +141,7 @@ impl ArtifactPlugin {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ArtifactPluginStatus {
-    /// Ready and Failing.
+    /// Ready, and Failing: whether the last run failed.
     #[serde(default)]
     #[schemars(schema_with = "conditions")]
     pub conditions: Conditions,
@@ -157,7 +157,10 @@ pub struct ArtifactPluginStatus {
     /// When it last ran, in RFC 3339.
     #[serde(default)]
     pub last_run_time: Option<String>,
-    /// The latest runs, newest first.
+    /// When the run ended that was counted last, in RFC 3339.
+    #[serde(default)]
+    pub counted_through: Option<String>,
+    /// The latest runs that ended, newest first.
     #[serde(default)]
     pub last_runs: Vec<Run>,
 }

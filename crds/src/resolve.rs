@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use artifactdb_core::config::{
     ApiConfig, AuthConfig, CorsConfig, ElasticsearchConfig, EventsConfig, GprnConfig, GroupsConfig,
-    InstanceConfig, PermissionsConfig, PluginsConfig, PoolConfig, PoolKind, RateLimitConfig, RedisConfig,
-    SchemaItem, SchemasConfig, SearchConfig, SequenceConfig, StorageConfig, StorageSwitchConfig,
-    StsConfig, VersionsConfig,
+    InstanceConfig, PermissionsConfig, PluginsConfig, PoolConfig, PoolKind, RateLimitConfig,
+    RedisConfig, SchemaItem, SchemasConfig, SearchConfig, SequenceConfig, StorageConfig,
+    StorageSwitchConfig, StsConfig, VersionsConfig,
 };
 use artifactdb_core::mapping::{Mapping, MappingError};
 use artifactdb_core::permissions::PermissionsPatch;
@@ -372,7 +372,8 @@ fn check_others(set: &ResourceSet, refusals: &mut Vec<Refusal>) {
         if spec.plugin.is_some() == spec.task.is_some() {
             refuse("field 'spec.plugin': set plugin or task, one of them".to_owned());
         }
-        if let Err(problem) = cron::next(&spec.schedule, spec.time_zone.as_deref(), Timestamp::now())
+        if let Err(problem) =
+            cron::next(&spec.schedule, spec.time_zone.as_deref(), Timestamp::now())
         {
             refuse(format!("field 'spec.schedule': {problem}"));
         }

@@ -1,10 +1,11 @@
 //! The indexer: `worker` takes tasks, `documents` reads a version's metadata out of the store and
 //! makes what is indexed, `reindex` fills an index from the store, `rebuild` makes a new one the
-//! live one, `sweep` finds what was left undone.
+//! live one, `sweep` finds what was left undone, `dispatch` starts plugins on events.
 //!
 //! It reaches everything through core's doors; no HTTP server and no engine here. The binary is in
-//! `main`.
+//! `main`, with `jobs`, which makes Jobs in a cluster.
 
+mod dispatch;
 mod documents;
 mod rebuild;
 mod rehearse;
@@ -23,6 +24,7 @@ use artifactdb_core::versions::Versions;
 use jsonschema::Validator;
 use std::collections::HashMap;
 
+pub use dispatch::{Dispatcher, JobError, Jobs, PluginJob};
 pub use rebuild::{Event, RebuildError, RebuildOptions, rebuild};
 pub use rehearse::{Rehearsal, rehearse};
 pub use reindex::{Progress, Publish, Shard, projects, reindex};

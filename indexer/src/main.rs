@@ -1,7 +1,9 @@
 //! `artifactdb-indexer`: what works behind an instance's API. Stateless, like the API.
 
+mod jobs;
+
 use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,8 +16,8 @@ use artifactdb_core::search::elasticsearch::Standing;
 use artifactdb_core::timestamp::parse_period;
 use artifactdb_core::versions::Purged;
 use artifactdb_indexer::{
-    Event, Indexer, RebuildOptions, Rehearsal, Shard, purge_stale, rebuild, rehearse, sweep,
-    sweep_forever, sync_permissions, work,
+    Dispatcher, Event, Indexer, PluginJob, RebuildOptions, Rehearsal, Shard, purge_stale, rebuild,
+    rehearse, sweep, sweep_forever, sync_permissions, work,
 };
 use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -23,6 +25,8 @@ use jiff::SignedDuration;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+
+use jobs::ClusterJobs;
 
 // musl's allocator is slow under threads.
 #[cfg(target_env = "musl")]
@@ -140,6 +144,20 @@ enum Command {
         #[arg(long, default_value_t = 100)]
         limit: usize,
     },
+    /// Start a Job for every plugin that waits for an event, until told to stop.
+    #[command(
+        after_help = "It runs in a cluster, as an account that may create Jobs in its namespace and nothing more. How far it has read the log of events is kept in the storage."
+    )]
+    Dispatch {
+        /// The plugins and their Jobs, JSON, as the operator writes them.
+        #[arg(
+            long,
+            value_name = "PATH",
+            env = "ARTIFACTDB_PLUGINS",
+            default_value = "/etc/artifactdb/plugins/plugins.json"
+        )]
+        plugins: PathBuf,
+    },
     /// Take a snapshot of the live index into a repository that the engine knows.
     Snapshot {
         /// Name of the repository.
@@ -221,6 +239,9 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
             }
         }
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        if let Command::Dispatch { plugins } = &arguments.command {
+            return dispatch(storages, &secrets, plugins, &stopping).await;
+        }
         let mut processes = Vec::with_capacity(storages.len());
         for config in storages {
             let servers = connect(&config, &secrets, clock.clone(), REMEMBERED_FILES).await?;
@@ -331,12 +352,41 @@ async fn run_on(
                 }
             }
         }
+        // It needs no index.
+        Command::Dispatch { .. } => {}
         Command::Snapshot { repository } => {
             for process in processes {
                 process.snapshot(&repository).await?;
             }
         }
     }
+    Ok(())
+}
+
+/// Starts plugins on the events of every storage.
+async fn dispatch(
+    storages: Vec<InstanceConfig>,
+    secrets: &SecretFiles,
+    plugins: &Path,
+    stopping: &watch::Receiver<bool>,
+) -> anyhow::Result<()> {
+    let text =
+        std::fs::read(plugins).with_context(|| format!("cannot read '{}'", plugins.display()))?;
+    let plugins: Vec<PluginJob> = serde_json::from_slice(&text)
+        .with_context(|| format!("'{}' holds no plugins", plugins.display()))?;
+    // Of two that are linked in, one has to be chosen.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let mut dispatchers = Vec::with_capacity(storages.len());
+    for config in storages {
+        let jobs = ClusterJobs::of(&config.namespace).await?;
+        let versions = connect(&config, secrets, clock.clone(), 0).await?.versions;
+        let storage = config.beside.clone();
+        dispatchers.push(Dispatcher::new(versions, storage, plugins.clone(), jobs));
+    }
+    tracing::info!(plugins = plugins.len(), "following the log of events");
+    let running = dispatchers.iter().map(|own| own.run(stopping.clone()));
+    futures::future::join_all(running).await;
     Ok(())
 }
 

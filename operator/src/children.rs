@@ -7,7 +7,9 @@ use std::sync::Arc;
 use kube::runtime::watcher::Event;
 use parking_lot::RwLock;
 
-use crate::names::{APPLIED, COMPONENT, INSTANCE, MANAGED_BY, MANAGER, MAPPING, SCHEMAS, SOURCE};
+use crate::names::{
+    APPLIED, COMPONENT, EVENT, INSTANCE, MANAGED_BY, MANAGER, MAPPING, PLUGIN, SCHEMAS, SOURCE,
+};
 use crate::object::{Child, ChildKind};
 
 type Key = (ChildKind, String, String);
@@ -17,6 +19,8 @@ struct Known {
     all: HashMap<Key, Arc<Child>>,
     /// Keys of children, by namespace and instance.
     by_instance: HashMap<(String, String), HashSet<Key>>,
+    /// Keys of Jobs, by namespace and the plugin whose runs they are.
+    by_plugin: HashMap<(String, String), HashSet<Key>>,
     /// What a list that is not complete yet has shown so far.
     listing: HashMap<ChildKind, HashMap<Key, Arc<Child>>>,
 }
@@ -47,15 +51,22 @@ fn group(child: &Child) -> Option<(String, String)> {
     })
 }
 
+fn plugin(child: &Child) -> Option<(String, String)> {
+    let plugin = child.label(PLUGIN)?.to_owned();
+    let namespace = child.metadata.namespace.clone().unwrap_or_default();
+    Some((namespace, plugin))
+}
+
 /// Drops what no decision needs: of a large cluster this is most.
 fn pruned(mut child: Child) -> Arc<Child> {
     let own = child.label(MANAGED_BY) == Some(MANAGER);
     let meta = &mut child.metadata;
     meta.managed_fields = None;
     let labels = meta.labels.get_or_insert_default();
-    labels.retain(|name, _| own && [MANAGED_BY, INSTANCE, COMPONENT].contains(&&**name));
+    labels.retain(|name, _| own && [MANAGED_BY, INSTANCE, COMPONENT, PLUGIN].contains(&&**name));
     let annotations = meta.annotations.get_or_insert_default();
-    annotations.retain(|name, _| own && [APPLIED, SCHEMAS, MAPPING, SOURCE].contains(&&**name));
+    annotations
+        .retain(|name, _| own && [APPLIED, SCHEMAS, MAPPING, SOURCE, EVENT].contains(&&**name));
     if !own {
         meta.owner_references = None;
     }
@@ -90,6 +101,10 @@ impl Known {
                 .or_default()
                 .insert(key.clone());
         }
+        if let (ChildKind::Job, Some(plugin)) = (key.0, plugin(&child)) {
+            let keys = self.by_plugin.entry(plugin).or_default();
+            keys.insert(key.clone());
+        }
         let before = self.all.insert(key.clone(), child.clone());
         if let Some(before) = &before
             && group(before) != group(&child)
@@ -102,6 +117,14 @@ impl Known {
     fn lose(&mut self, key: &Key) -> Option<Arc<Child>> {
         let before = self.all.remove(key)?;
         self.ungroup(key, &before);
+        if let (ChildKind::Job, Some(plugin)) = (key.0, plugin(&before))
+            && let Some(keys) = self.by_plugin.get_mut(&plugin)
+        {
+            keys.remove(key);
+            if keys.is_empty() {
+                self.by_plugin.remove(&plugin);
+            }
+        }
         Some(before)
     }
 
@@ -206,6 +229,14 @@ impl Children {
     pub fn get(&self, kind: ChildKind, namespace: &str, name: &str) -> Option<Arc<Child>> {
         let key = (kind, namespace.to_owned(), name.to_owned());
         self.0.read().all.get(&key).cloned()
+    }
+
+    /// The runs of a plugin.
+    pub fn runs_of(&self, namespace: &str, plugin: &str) -> Vec<Arc<Child>> {
+        let known = self.0.read();
+        let group = (namespace.to_owned(), plugin.to_owned());
+        let keys = known.by_plugin.get(&group).into_iter().flatten();
+        keys.filter_map(|key| known.all.get(key).cloned()).collect()
     }
 
     /// The children of an instance, by kind and name.

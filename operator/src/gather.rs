@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use artifactdb_core::search::elasticsearch::{Elasticsearch, EngineCredentials};
 use artifactdb_crds::common::InstanceSelector;
@@ -15,19 +16,23 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{Api, ListParams};
-use kube::{Resource, ResourceExt};
+use kube::{Client, Resource, ResourceExt};
 use parking_lot::Mutex;
+use serde::Deserialize;
+use serde_json::Value;
 
 use crate::engine::{Access, Engines};
 use crate::names::{COMPONENT, INSTANCE, short_hash};
 use crate::object::{Child, ChildKind};
-use crate::plan::{Observed, Rehearsal, SecretSeen, is_about};
+use crate::plan::{Observed, Rehearsal, SecretSeen, TokenKeys, is_about};
 use crate::references::references;
 use crate::world::{World, chosen_in, each_in};
 
 /// By uid, with the resource version that it was read at.
 type ByVersion<T> = Mutex<HashMap<String, (String, T)>>;
 
+/// How long the keys of the cluster's tokens are believed.
+const TOKENS_LIFE: Duration = Duration::from_secs(300);
 /// Objects that are remembered; beyond them all are read anew. Those that are gone are among them.
 const REMEMBERED: usize = 10_000;
 
@@ -50,6 +55,8 @@ pub struct Reading {
     /// Compiled, by the versions of the schemas.
     schemas: ByVersion<Arc<SchemaSet>>,
     pub engines: Engines,
+    /// By what the cluster's own tokens are known, and when that was asked.
+    tokens: Mutex<Option<(Instant, Arc<TokenKeys>)>>,
 }
 
 /// What was observed, and the parts of the engine that it was observed in.
@@ -99,6 +106,10 @@ pub async fn gather_with(
     overlay(&mut schedules, &files.schedules, &namespace, chosen);
     plugins.sort_by_cached_key(ResourceExt::name_any);
     schedules.sort_by_cached_key(ResourceExt::name_any);
+    let tokens = match plugins.is_empty() {
+        true => Ok(Arc::default()),
+        false => token_keys(world, reading).await?,
+    };
     let mut parts = Vec::new();
     let mut how = Access::default();
     let mut engine = Ok(Vec::new());
@@ -136,9 +147,65 @@ pub async fn gather_with(
             rehearsal,
             job_failure,
             definitions: world.outdated_definitions(),
+            tokens,
         },
         parts,
         access: how,
+    })
+}
+
+/// The issuer of the cluster's tokens and its keys (OpenID Connect discovery; Kubernetes, "service
+/// account issuer discovery"). What was known once is believed while the API server is away.
+async fn token_keys(
+    world: &World,
+    reading: &Reading,
+) -> Result<Result<Arc<TokenKeys>, String>, kube::Error> {
+    let known = reading.tokens.lock().clone();
+    if let Some((at, keys)) = &known
+        && at.elapsed() < TOKENS_LIFE
+    {
+        return Ok(Ok(keys.clone()));
+    }
+    match ask_token_keys(&world.client).await {
+        Ok(keys) => {
+            // The same ones again: who compares finds no change.
+            let keys = match known {
+                Some((_, known)) if *known == keys => known,
+                _ => Arc::new(keys),
+            };
+            *reading.tokens.lock() = Some((Instant::now(), keys.clone()));
+            Ok(Ok(keys))
+        }
+        Err(error) => match (known, error) {
+            (Some((_, keys)), _) => Ok(Ok(keys)),
+            (None, kube::Error::Api(status)) => Ok(Err(status.message)),
+            (None, error) => Err(error),
+        },
+    }
+}
+
+async fn ask_token_keys(client: &Client) -> Result<TokenKeys, kube::Error> {
+    #[derive(Deserialize)]
+    struct Discovery {
+        issuer: String,
+    }
+    #[derive(Deserialize)]
+    struct Published {
+        keys: Vec<Value>,
+    }
+    let get = |path: &str| {
+        let request = http::Request::get(path).body(Vec::new());
+        request.map_err(kube::Error::HttpError)
+    };
+    let discovery: Discovery = client
+        .request(get("/.well-known/openid-configuration")?)
+        .await?;
+    let mut published: Published = client.request(get("/openid/v1/jwks")?).await?;
+    // Servers that answer in turn may list them differently.
+    published.keys.sort_by_key(|key| key["kid"].to_string());
+    Ok(TokenKeys {
+        issuer: discovery.issuer,
+        keys: published.keys,
     })
 }
 

@@ -23,6 +23,7 @@ pub mod plugin;
 pub mod preview;
 pub mod references;
 pub mod render;
+pub mod runs;
 pub mod schedule;
 pub mod schema;
 pub mod status;

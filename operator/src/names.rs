@@ -16,6 +16,10 @@ pub const APPLIED: &str = "artifactdb.io/applied";
 pub const SCHEMAS: &str = "artifactdb.io/schemas";
 /// Hash of the mapping that a Job is about.
 pub const MAPPING: &str = "artifactdb.io/mapping";
+/// The plugin whose run a Job is.
+pub const PLUGIN: &str = "artifactdb.io/plugin";
+/// The event that started a Job.
+pub const EVENT: &str = "artifactdb.io/event";
 /// On CronJobs: the plugin or schedule that they are made from, `plugin/<name>`.
 pub const SOURCE: &str = "artifactdb.io/source";
 /// On pod templates: changes with the Secrets that they mount.
@@ -27,6 +31,8 @@ pub const FINALIZER: &str = "artifactdb.io/index";
 
 /// Longest name of a CronJob: its Jobs are named after it.
 const CRON_JOB_NAME_MAX: usize = 52;
+/// Longest beginning of the name of a Job that an event starts: a dash and 16 digits follow.
+const JOB_PREFIX_MAX: usize = 46;
 
 /// The first `digits` hexadecimal digits of a text's SHA-256.
 pub fn short_hash(text: &str, digits: usize) -> String {
@@ -38,12 +44,21 @@ pub fn short_hash(text: &str, digits: usize) -> String {
 /// The name of a CronJob for something of an instance: whole where there is room, and cut with a
 /// hash of the whole at its end where there is not.
 pub fn cron_job(instance: &str, kind: &str, name: &str) -> String {
-    let whole = format!("{instance}-{kind}-{name}").replace('.', "-");
-    if whole.len() <= CRON_JOB_NAME_MAX {
+    fitting(&format!("{instance}-{kind}-{name}"), CRON_JOB_NAME_MAX)
+}
+
+/// What the names of the Jobs begin with that events start.
+pub fn job_prefix(instance: &str, plugin: &str) -> String {
+    fitting(&format!("{instance}-plugin-{plugin}"), JOB_PREFIX_MAX)
+}
+
+fn fitting(name: &str, max: usize) -> String {
+    let whole = name.replace('.', "-");
+    if whole.len() <= max {
         return whole;
     }
     let hash = short_hash(&whole, 8);
-    let cut: String = whole.chars().take(CRON_JOB_NAME_MAX - 9).collect();
+    let cut: String = whole.chars().take(max - 9).collect();
     format!("{}-{hash}", cut.trim_end_matches('-'))
 }
 

@@ -12,6 +12,8 @@ use serde_json::Value;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ChildKind {
     ServiceAccount,
+    Role,
+    RoleBinding,
     Secret,
     ConfigMap,
     NetworkPolicy,
@@ -28,8 +30,10 @@ pub enum ChildKind {
 }
 
 impl ChildKind {
-    pub const ALL: [ChildKind; 14] = [
+    pub const ALL: [ChildKind; 16] = [
         ChildKind::ServiceAccount,
+        ChildKind::Role,
+        ChildKind::RoleBinding,
         ChildKind::Secret,
         ChildKind::ConfigMap,
         ChildKind::NetworkPolicy,
@@ -49,6 +53,13 @@ impl ChildKind {
     fn names(self) -> (&'static str, &'static str, &'static str, &'static str) {
         match self {
             ChildKind::ServiceAccount => ("", "v1", "ServiceAccount", "serviceaccounts"),
+            ChildKind::Role => ("rbac.authorization.k8s.io", "v1", "Role", "roles"),
+            ChildKind::RoleBinding => (
+                "rbac.authorization.k8s.io",
+                "v1",
+                "RoleBinding",
+                "rolebindings",
+            ),
             ChildKind::Secret => ("", "v1", "Secret", "secrets"),
             ChildKind::ConfigMap => ("", "v1", "ConfigMap", "configmaps"),
             ChildKind::NetworkPolicy => (
@@ -168,6 +179,8 @@ pub struct ChildSpec {
     pub replicas: Option<i32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub completions: Option<i32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suspend: Option<bool>,
 }
 
 /// The parts of the statuses of Deployments, StatefulSets, Jobs and CronJobs that are read.
@@ -188,6 +201,10 @@ pub struct ChildStatus {
     pub succeeded: Option<i32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed: Option<i32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_time: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub completion_time: Option<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<ChildCondition>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -197,10 +214,13 @@ pub struct ChildStatus {
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct ChildCondition {
     #[serde(rename = "type")]
     pub kind: String,
     pub status: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_transition_time: Option<String>,
     #[serde(default)]
     pub reason: String,
     #[serde(default)]

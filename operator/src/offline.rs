@@ -10,7 +10,7 @@ use artifactdb_crds::common::InstanceSelector;
 use artifactdb_crds::read::{Origin, ResourceSet};
 use artifactdb_crds::resolve::assemble;
 
-use crate::plan::{IndexSeen, LiveSeen, Observed, SecretSeen};
+use crate::plan::{IndexSeen, LiveSeen, Observed, SecretSeen, TokenKeys};
 use crate::references::references;
 
 /// The uid of what no API server has seen.
@@ -93,5 +93,9 @@ fn observe_one(
         rehearsal: None,
         job_failure: None,
         definitions: Vec::new(),
+        tokens: Ok(Arc::new(TokenKeys {
+            issuer: "https://kubernetes.default.svc".to_owned(),
+            keys: Vec::new(),
+        })),
     }
 }

@@ -21,6 +21,7 @@ use crate::gather::Reading;
 use crate::names::MANAGER;
 use crate::object::ChildKind;
 use crate::render::{Context, Images};
+use crate::runs::Ledger;
 use crate::world::{Guard, Queues, World, requests};
 use crate::{instance, plugin, schedule, schema};
 
@@ -53,9 +54,11 @@ pub struct Operator {
     /// Statuses that were written and may not have come back yet.
     statuses: Mutex<HashMap<String, (u64, ArtifactDBStatus)>>,
     /// When resources were looked at, of those that are not looked at at each change; by uid.
-    looks: Mutex<HashMap<String, Instant>>,
+    looks: Mutex<HashMap<String, (Instant, Duration)>>,
     /// Since when new resources wait for something, by uid.
     waiting: Mutex<HashMap<String, Instant>>,
+    /// What is known of plugins' runs, by the uid of the plugin.
+    pub ledgers: Mutex<HashMap<String, Ledger>>,
     /// Resources that cannot be read and were told so.
     pub undecodable: Mutex<HashSet<String>>,
     pub reconciles: AtomicU64,
@@ -91,6 +94,7 @@ impl Operator {
             statuses: Mutex::default(),
             looks: Mutex::default(),
             waiting: Mutex::default(),
+            ledgers: Mutex::default(),
             undecodable: Mutex::default(),
             reconciles: AtomicU64::new(0),
             failed: AtomicU64::new(0),
@@ -163,10 +167,11 @@ impl Operator {
     /// How long a resource may wait that was looked at less than `pace` ago; otherwise it is its turn.
     pub fn pace(&self, uid: &str, pace: Duration) -> Option<Duration> {
         let mut looks = self.looks.lock();
-        let left = looks.get(uid).and_then(|at| pace.checked_sub(at.elapsed()));
+        let at = looks.get(uid);
+        let left = at.and_then(|(at, _)| pace.checked_sub(at.elapsed()));
         if left.is_none() {
-            looks.retain(|_, at| at.elapsed() < pace);
-            looks.insert(uid.to_owned(), Instant::now());
+            looks.retain(|_, (at, pace)| at.elapsed() < *pace);
+            looks.insert(uid.to_owned(), (Instant::now(), pace));
         }
         left
     }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use artifactdb_core::config::{InstanceConfig, SchemaItem, SchemasConfig};
+use artifactdb_core::config::{InstanceConfig, PluginsConfig, SchemaItem, SchemasConfig};
 use artifactdb_core::search::elasticsearch::{Standing, TemplateStanding};
 use artifactdb_core::timestamp::parse_period;
 use artifactdb_crds::resolve::Assembled;
@@ -13,7 +13,7 @@ use artifactdb_crds::{ArtifactDB, ArtifactPlugin, ArtifactSchedule};
 use kube::ResourceExt;
 use serde::{Deserialize, Serialize};
 
-use crate::names::{MAPPING, SCHEMAS, short_hash};
+use crate::names::{MAPPING, SCHEMAS, cron_job, short_hash};
 use crate::object::{Child, ChildKind};
 use crate::references::references;
 
@@ -81,6 +81,16 @@ pub struct Observed {
     pub job_failure: Option<String>,
     /// What is wrong with the definitions of our own kinds.
     pub definitions: Vec<String>,
+    /// By what plugins' tokens are known; or why that cannot be found out.
+    pub tokens: Result<Arc<TokenKeys>, String>,
+}
+
+/// Who signs the tokens of service accounts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TokenKeys {
+    pub issuer: String,
+    /// JSON Web Keys.
+    pub keys: Vec<serde_json::Value>,
 }
 
 /// Why something is not as it was wanted, for machines and for people.
@@ -191,12 +201,21 @@ pub fn runs(
 ) -> Result<Runs, Problem> {
     let spec = &schedule.spec;
     let refuse = |reason, message: String| Problem { reason, message };
-    artifactdb_crds::cron::next(&spec.schedule, spec.time_zone.as_deref(), now).map_err(|problem| {
-        refuse(
-            "InvalidSchedule",
-            format!("field 'spec.schedule': {problem}"),
-        )
-    })?;
+    artifactdb_crds::cron::next(&spec.schedule, spec.time_zone.as_deref(), now).map_err(
+        |problem| {
+            refuse(
+                "InvalidSchedule",
+                format!("field 'spec.schedule': {problem}"),
+            )
+        },
+    )?;
+    if instance.spec.standalone.is_some() {
+        let text = match spec.plugin {
+            Some(_) => "a standalone instance runs no plugins",
+            None => "a standalone instance does its tasks by itself",
+        };
+        return Err(refuse("NotSupported", text.to_owned()));
+    }
     match (&spec.plugin, spec.task) {
         (Some(reference), None) => plugins
             .iter()
@@ -210,10 +229,6 @@ pub fn runs(
                 );
                 refuse("PluginMissing", text)
             }),
-        (None, Some(_)) if instance.spec.standalone.is_some() => Err(refuse(
-            "NotSupported",
-            "a standalone instance does its tasks by itself".to_owned(),
-        )),
         (None, Some(BuiltinTask::Reindex)) => Ok(Runs::Task(vec!["reindex".to_owned()])),
         (None, Some(BuiltinTask::Sweep)) => Ok(Runs::Task(vec!["sweep".to_owned()])),
         (None, Some(BuiltinTask::PurgeStale)) => {
@@ -333,6 +348,7 @@ pub fn plan(observed: &Observed) -> Outcome {
     let index = index_plan(observed, mapping_hash);
     let served = served(observed, &schemas_hash, &index.state);
     let plugins = plugins(observed, &mut problems);
+    config.plugins = plugin_tokens(observed, &plugins, &mut problems);
     Outcome::Planned(Box::new(Plan {
         instance: instance.clone(),
         makes_signing_key: spec.auth.presign_key_secret_ref.is_none() && spec.standalone.is_none(),
@@ -400,7 +416,51 @@ fn plugins(observed: &Observed, problems: &mut Vec<Problem>) -> Vec<ArtifactPlug
         }));
         misfit.is_none()
     };
-    observed.plugins.iter().filter(fits).cloned().collect()
+    match observed.instance.spec.standalone {
+        // Their own status says so.
+        Some(_) => Vec::new(),
+        None => observed.plugins.iter().filter(fits).cloned().collect(),
+    }
+}
+
+/// What the API knows of plugins: by what tokens they come, and what those are good for.
+fn plugin_tokens(
+    observed: &Observed,
+    plugins: &[ArtifactPlugin],
+    problems: &mut Vec<Problem>,
+) -> PluginsConfig {
+    if plugins.is_empty() {
+        return PluginsConfig::default();
+    }
+    let keys = match &observed.tokens {
+        Ok(keys) => keys.clone(),
+        Err(problem) => {
+            problems.push(Problem {
+                reason: "TokensUnknown",
+                message: format!(
+                    "plugins' tokens cannot be verified: {problem}; the operator's account needs the ClusterRole system:service-account-issuer-discovery"
+                ),
+            });
+            Arc::default()
+        }
+    };
+    let instance = observed.instance.name_any();
+    let namespace = observed.instance.namespace().unwrap_or_default();
+    let items = plugins.iter().map(|own| {
+        let account = cron_job(&instance, "plugin", &own.name_any());
+        own.config(format!("system:serviceaccount:{namespace}:{account}"))
+    });
+    PluginsConfig {
+        issuer: keys.issuer.clone(),
+        audience: audience(&namespace, &instance),
+        keys: keys.keys.clone(),
+        items: items.collect(),
+    }
+}
+
+/// What the tokens of an instance's plugins are for.
+pub fn audience(namespace: &str, instance: &str) -> String {
+    format!("artifactdb/{namespace}/{instance}")
 }
 
 fn check_durations(instance: &ArtifactDB) -> Option<Problem> {

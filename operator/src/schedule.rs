@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use artifactdb_crds::schedule::ArtifactScheduleStatus;
 use artifactdb_crds::cron;
+use artifactdb_crds::schedule::ArtifactScheduleStatus;
 use artifactdb_crds::{ArtifactDB, ArtifactPlugin, ArtifactSchedule};
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;

@@ -76,7 +76,7 @@ pub fn transitions(before: &[Condition], after: &[Condition]) -> Vec<(String, St
                 return None;
             }
             // Of these a True is the bad news.
-            let turned = ["Degraded", "Conflict"].contains(&&*own.type_);
+            let turned = ["Degraded", "Conflict", "Failing"].contains(&&*own.type_);
             let bad = turned == (own.status == "True")
                 && own.type_ != "Progressing"
                 && !UNDER_WAY.contains(&&*own.reason);

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::fmt::Debug;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use artifactdb_crds::common::InstanceSelector;
 use artifactdb_crds::{ArtifactDB, ArtifactPlugin, ArtifactSchedule, ArtifactSchema};
@@ -25,14 +25,17 @@ use tokio::sync::watch;
 
 use crate::children::{Change, Children};
 use crate::definitions::outdated;
-use crate::names::{MANAGED_BY, MANAGER, SOURCE};
+use crate::names::{MANAGED_BY, MANAGER, PLUGIN, SOURCE};
 use crate::object::{Child, ChildKind};
 use crate::references::references;
+use crate::runs::phase;
 
 /// Objects of one page of a list.
 const PAGE: u32 = 50;
 /// Between two looks for a kind that the cluster does not know.
 const LOOK: Duration = Duration::from_secs(30);
+/// Shortest time between two wakings of a plugin for its runs; longer than changes are collected for.
+const NUDGE: Duration = Duration::from_millis(400);
 /// Between two looks at the definitions of our own kinds.
 const DEFINITIONS: Duration = Duration::from_secs(300);
 
@@ -74,6 +77,8 @@ pub struct World {
     outdated: RwLock<Vec<String>>,
     /// What is not there yet, by name.
     missing: watch::Sender<BTreeSet<String>>,
+    /// When plugins may be woken again for changes of their runs.
+    nudges: Mutex<HashMap<String, Instant>>,
     /// How resources were when they were last passed on.
     faces: Mutex<HashMap<String, u64>>,
     wake: Wake,
@@ -147,6 +152,7 @@ impl World {
             optional: RwLock::default(),
             outdated: RwLock::default(),
             missing: watch::Sender::new(BTreeSet::new()),
+            nudges: Mutex::default(),
             faces: Mutex::default(),
             wake: Wake {
                 instances: Queue(wake_instances),
@@ -443,6 +449,13 @@ impl World {
         own: Option<&ArtifactPlugin>,
     ) {
         let (namespace, name) = parts(reference);
+        let runs = own
+            .and_then(|own| own.status.as_ref())
+            .map(|own| &own.last_runs);
+        let now = own.map(|own| face(&own.metadata, &format!("{runs:?}")));
+        if self.turned("plugin-runs", namespace, name, now) {
+            self.wake_chosen(namespace, own.map(|own| &own.spec.instances));
+        }
         let now = own.map(|own| face(&own.metadata, ""));
         if !self.turned("plugin", namespace, name, now) {
             return;
@@ -510,6 +523,31 @@ impl World {
         }
     }
 
+    /// Wakes a plugin for a change of its runs: at once, and then not before a while, as the many
+    /// changes of a burst would put off what is to be done about each.
+    fn nudge(&self, namespace: &str, plugin: &str) {
+        let key = format!("{namespace}/{plugin}");
+        let mut nudges = self.nudges.lock();
+        let wait = nudges.get(&key).map_or(Duration::ZERO, |due| {
+            due.saturating_duration_since(Instant::now())
+        });
+        if wait > NUDGE {
+            // One is on its way.
+            return;
+        }
+        if nudges.len() > 1000 {
+            nudges.retain(|_, due| *due > Instant::now());
+        }
+        nudges.insert(key, Instant::now() + wait + NUDGE);
+        let (sender, name) = (self.wake.plugins.0.clone(), plugin.to_owned());
+        let namespace = namespace.to_owned();
+        drop(nudges);
+        tokio::spawn(async move {
+            tokio::time::sleep(wait).await;
+            Queue(sender).wake(&namespace, &name);
+        });
+    }
+
     fn child_changed(&self, change: &Change) {
         let Some(child) = change.after.as_ref().or(change.before.as_ref()) else {
             return;
@@ -522,6 +560,12 @@ impl World {
         }
         if change.kind == ChildKind::CronJob {
             self.wake_namers(&namespace, child);
+        }
+        if change.kind == ChildKind::Job
+            && let Some(plugin) = child.label(PLUGIN)
+            && moves(change)
+        {
+            self.nudge(&namespace, plugin);
         }
         if !change.kind.is_referred_to() {
             return;
@@ -552,6 +596,14 @@ impl World {
                 self.wake.instances.wake(&namespace, &instance.name_any());
             });
         }
+    }
+}
+
+/// Whether a change of a run lets another begin, or is to be told.
+fn moves(change: &Change) -> bool {
+    match (&change.before, &change.after) {
+        (Some(before), Some(after)) => phase(before) != phase(after),
+        _ => true,
     }
 }
 

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use artifactdb_crds::read::read;
+use artifactdb_operator::names::COMPONENT;
 use artifactdb_operator::object::{ChildKind, Object};
 use artifactdb_operator::offline::observe;
 use artifactdb_operator::plan::{Outcome, plan};
@@ -14,6 +15,7 @@ use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::{Ingress, NetworkPolicy};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -113,6 +115,8 @@ fn everything_rendered_is_what_kubernetes_knows() {
                 ChildKind::StatefulSet => round_trip::<StatefulSet>(&body),
                 ChildKind::Deployment => round_trip::<Deployment>(&body),
                 ChildKind::HorizontalPodAutoscaler => round_trip::<HorizontalPodAutoscaler>(&body),
+                ChildKind::Role => round_trip::<Role>(&body),
+                ChildKind::RoleBinding => round_trip::<RoleBinding>(&body),
                 ChildKind::HttpRoute | ChildKind::ServiceMonitor => body.clone(),
             };
             assert_eq!(
@@ -146,7 +150,9 @@ fn every_pod_is_restricted() {
                 spec["securityContext"]["seccompProfile"]["type"],
                 "RuntimeDefault"
             );
-            assert_eq!(spec["automountServiceAccountToken"], false);
+            // The dispatcher alone asks Kubernetes for something.
+            let asks = body["metadata"]["labels"][COMPONENT] == "dispatcher";
+            assert_eq!(spec["automountServiceAccountToken"], asks);
             for container in spec["containers"].as_array().unwrap() {
                 let own = &container["securityContext"];
                 assert_eq!(own["allowPrivilegeEscalation"], false);

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, anyhow};
 use artifactdb::client::{self, Api, ClientError, Printer};
+use artifactdb::plugin::{self, RunOptions};
 use artifactdb::render::{self, RenderOptions};
 use artifactdb::secrets::Secrets;
 use artifactdb::serve::{self, ServeOptions};
@@ -71,6 +72,11 @@ enum Command {
         after_help = "For administrators.\n\nExamples:\n  artifactdb events --since 2h --stage failed\n  artifactdb events --follow --json"
     )]
     Events(EventsArgs),
+    /// Try a plugin without a cluster.
+    Plugin {
+        #[command(subcommand)]
+        command: PluginCommand,
+    },
     /// Print what the operator would make of resource files: Kubernetes objects and index templates.
     #[command(
         after_help = "With --diff nothing is printed where nothing would change, and the exit code is 0; it is 1 where \
@@ -274,6 +280,39 @@ impl Access {
     }
 }
 
+#[derive(Debug, Subcommand)]
+enum PluginCommand {
+    /// Run the command of a plugin here, with the event, the URL and the token that it would find in its
+    /// container.
+    #[command(
+        after_help = "The instance is one that `artifactdb serve` runs here. The exit code is the plugin's.\n\nExamples:\n  \
+artifactdb events --json --stage indexed | tail -n 1 > event.json\n  \
+artifactdb plugin run checksum-audit -f instance.yaml -f plugin.yaml --event event.json -- ./audit.sh"
+    )]
+    Run(PluginRunArgs),
+}
+
+#[derive(Debug, Args)]
+struct PluginRunArgs {
+    /// Name of the ArtifactPlugin.
+    name: String,
+    /// Resource files, or folders of them: the instance's and the plugin's.
+    #[arg(short, long = "file", required = true, value_name = "FILE|DIR")]
+    files: Vec<PathBuf>,
+    /// The event, JSON; `-` reads standard input. Without one the plugin is told that a person asked.
+    #[arg(long, value_name = "FILE")]
+    event: Option<PathBuf>,
+    /// Folder of the instance's data, which has the key of its token.
+    #[arg(long, default_value = "./artifactdb-data", env = "ARTIFACTDB_DATA")]
+    data: PathBuf,
+    /// URL of the API.
+    #[arg(long, env = "ARTIFACTDB_URL", default_value = "http://127.0.0.1:8000")]
+    url: String,
+    /// What to run instead of the command that the resource names.
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<std::ffi::OsString>,
+}
+
 #[derive(Debug, Args)]
 struct RenderArgs {
     /// Resource files, or folders of them.
@@ -320,6 +359,9 @@ pub async fn run(cli: Cli) -> ExitCode {
     start_logs(cli.log_json, matches!(cli.command, Command::Serve(_)));
     let outcome = match cli.command {
         Command::Render(args) => return render(args).await,
+        Command::Plugin {
+            command: PluginCommand::Run(args),
+        } => return run_plugin(args).await,
         Command::Serve(args) => serve(args).await,
         Command::Token(args) => token(&args),
         Command::Crds(args) => crds(&args),
@@ -445,6 +487,28 @@ async fn render(args: RenderArgs) -> ExitCode {
     }
 }
 
+/// The exit code is the plugin's; 125 says that it did not run, as `docker run` does.
+async fn run_plugin(args: PluginRunArgs) -> ExitCode {
+    let options = RunOptions {
+        name: args.name,
+        files: args.files,
+        event: args.event,
+        data: args.data,
+        url: args.url,
+        command: args.command,
+    };
+    match plugin::run(&options).await {
+        Ok(status) => {
+            let code = status.code().and_then(|code| u8::try_from(code).ok());
+            ExitCode::from(code.unwrap_or(1))
+        }
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "error: {error:#}");
+            ExitCode::from(125)
+        }
+    }
+}
+
 fn sample(args: &SampleArgs) -> anyhow::Result<()> {
     let tables = artifactdb::sample::penguins(&args.out)?;
     println!(
@@ -526,6 +590,7 @@ async fn remote_command(command: Command) -> anyhow::Result<()> {
         Command::Serve(_)
         | Command::Token(_)
         | Command::Render(_)
+        | Command::Plugin { .. }
         | Command::Crds(_)
         | Command::Sample(_) => {}
     }

@@ -163,7 +163,11 @@ impl Secrets {
     }
 
     /// A token of a plugin for `life`.
-    pub fn plugin_token(&self, subject: &str, life: SignedDuration) -> Result<String, SecretsError> {
+    pub fn plugin_token(
+        &self,
+        subject: &str,
+        life: SignedDuration,
+    ) -> Result<String, SecretsError> {
         let now = Timestamp::now().as_second();
         let claims = json!({
             "iss": self.issuer(),
@@ -176,8 +180,12 @@ impl Secrets {
             kid: Some(PLUGIN_KEY_ID.to_owned()),
             ..Header::default()
         };
-        encode(&header, &claims, &EncodingKey::from_secret(&self.plugin_secret()))
-            .map_err(|error| SecretsError::Sign(error.to_string()))
+        encode(
+            &header,
+            &claims,
+            &EncodingKey::from_secret(&self.plugin_secret()),
+        )
+        .map_err(|error| SecretsError::Sign(error.to_string()))
     }
 
     /// A token that names `user` with `roles` for `life`.

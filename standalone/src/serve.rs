@@ -25,6 +25,7 @@ use crate::engine::{EmbeddedSearch, Engine};
 use crate::lease::EmbeddedLease;
 use crate::objectstore::{ObjectStore, bind};
 use crate::queue::EmbeddedQueue;
+use crate::schedules::Schedules;
 use crate::secrets::Secrets;
 
 /// Tasks that are done at the same time.
@@ -153,22 +154,21 @@ pub async fn start(options: &ServeOptions) -> anyhow::Result<Instance> {
     for conflict in &resolved.conflicts {
         tracing::warn!(%conflict, "a schema is left out of the index");
     }
-    for (_, plugin) in &set.plugins {
-        let name = plugin.metadata.name.as_deref().unwrap_or_default();
+    let mut config = resolved.config;
+    for plugin in &config.plugins.items {
         tracing::warn!(
-            plugin = name,
-            "plugins are containers: they run in a cluster only"
+            plugin = plugin.name,
+            "it is a container and runs in a cluster only; `artifactdb plugin run {}` runs its command here",
+            plugin.name
         );
     }
-    for (_, schedule) in &set.schedules {
-        let name = schedule.metadata.name.as_deref().unwrap_or_default();
-        tracing::warn!(schedule = name, "schedules run in a cluster only");
-    }
-    let mut config = resolved.config;
     let data = &options.data;
     create_private(data)
         .with_context(|| format!("cannot use the data folder '{}'", data.display()))?;
     let secrets = Secrets::load_or_create(data, &config.name, &config.auth.client_id)?;
+
+    config.plugins.issuer = secrets.issuer();
+    config.plugins.audience = secrets.plugin_audience();
 
     let (store_stop, store_stopped) = watch::channel(false);
     let (listener, address) = bind(&options.s3_listen).await?;
@@ -210,7 +210,7 @@ pub async fn start(options: &ServeOptions) -> anyhow::Result<Instance> {
         parts.push(Part::open(config, data, credentials.clone(), clock.clone()).await?);
     }
     let own = artifactdb_api::Secrets {
-        static_keys: vec![secrets.static_key()?],
+        static_keys: vec![secrets.static_key()?, secrets.plugin_key()?],
         signing_key: secrets.signing_key(),
         service_key: None,
     };
@@ -228,10 +228,13 @@ pub async fn start(options: &ServeOptions) -> anyhow::Result<Instance> {
     let app = Arc::new(app.context("there is no storage")?);
 
     let (stop, stopping) = watch::channel(false);
+    let indexers = parts.iter().map(|part| part.indexer.clone()).collect();
+    let schedules = Schedules::of(&set, data, clock, indexers);
     let mut workers = Vec::new();
     for part in parts {
         workers.extend(part.work(&stopping).await?);
     }
+    workers.push(tokio::spawn(schedules.follow(stopping.clone())));
 
     let listener = TcpListener::bind(&options.listen)
         .await

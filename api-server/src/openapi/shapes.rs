@@ -639,6 +639,45 @@ pub struct Plugins {
     #[schema(required)]
     gprn: Option<String>,
     repositories: Vec<Value>,
+    plugins: Vec<Plugin>,
+}
+
+#[derive(ToSchema)]
+pub struct Plugin {
+    name: String,
+    /// The events that start it.
+    on: Vec<EventStage>,
+    /// Projects whose events count; none: all.
+    projects: Vec<String>,
+    access: PluginAccess,
+    #[schema(required)]
+    last_run: Option<PluginRun>,
+}
+
+/// Projects that the plugin's token reads and writes, whatever their permissions say.
+#[derive(ToSchema)]
+pub struct PluginAccess {
+    read: Vec<String>,
+    write: Vec<String>,
+}
+
+/// A run that has ended.
+#[derive(ToSchema)]
+pub struct PluginRun {
+    job: String,
+    /// Id of the event that started it.
+    #[schema(required)]
+    event: Option<String>,
+    #[schema(required)]
+    started: Option<String>,
+    #[schema(required)]
+    finished: Option<String>,
+    #[schema(required)]
+    succeeded: Option<bool>,
+    #[schema(required)]
+    exit_code: Option<i32>,
+    #[schema(required)]
+    log: Option<String>,
 }
 
 #[derive(ToSchema)]

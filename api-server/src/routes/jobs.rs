@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
 
-use super::{proxy_prefix, to_the_end};
+use super::{plugins, proxy_prefix, to_the_end};
 use crate::App;
 use crate::auth::Identity;
 use crate::error::{ApiError, ApiResult};
@@ -28,7 +28,11 @@ impl App {
 
 /// 202 for work that goes on (CONTRACT section 3.0).
 pub fn accepted(app: &App, headers: &HeaderMap, task: &Task) -> Response {
-    let id = app.job_id(task);
+    accepted_as(headers, &app.job_id(task))
+}
+
+/// The same for a job of that id.
+pub fn accepted_as(headers: &HeaderMap, id: &str) -> Response {
     let path = format!("/jobs/{id}");
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let url = match (text("x-forwarded-proto"), text("x-forwarded-host")) {
@@ -50,7 +54,10 @@ pub fn accepted(app: &App, headers: &HeaderMap, task: &Task) -> Response {
     responses((status = 200, description = "How far the work is; PENDING for an unknown id", body = shapes::Job)))]
 pub async fn job(State(app): State<Arc<App>>, TextPath(id): TextPath) -> ApiResult<Json<Value>> {
     let Some(task) = app.signer.open::<Task>(Purpose::Job, &id) else {
-        return Ok(Json(json!({"status": "PENDING", "result": null})));
+        let run = plugins::job(&app, &id).await;
+        return Ok(Json(
+            run.unwrap_or_else(|| json!({"status": "PENDING", "result": null})),
+        ));
     };
     let record = app.versions.queue.job(&task).await;
     let known = match record {

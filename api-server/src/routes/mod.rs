@@ -10,6 +10,7 @@ pub mod locks;
 pub mod maintenance;
 mod multipart;
 pub mod permissions;
+pub mod plugins;
 pub mod projects;
 pub mod schemas;
 pub mod search;

@@ -1,4 +1,5 @@
 //! Tasks that administrators run by name, and what became of those that failed (CONTRACT section 8).
+//! Those that are plugins are in `plugins`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::jobs::accepted;
+use super::plugins;
 use crate::App;
 use crate::auth::Admin;
 use crate::error::{ApiError, ApiResult};
@@ -63,23 +65,9 @@ pub async fn list(State(app): State<Arc<App>>, _: Admin) -> ApiResult<Json<Value
             "callable_info": {"named_params": own.params, "args": null, "kwargs": null, "docs": own.about},
         })
     });
+    let tasks: Vec<Value> = tasks.chain(plugins::tasks(&app)).collect();
     let gprn = app.config.own_gprn().map(|own| own.to_string());
-    Ok(Json(
-        json!({"updated": null, "gprn": gprn, "tasks": tasks.collect::<Vec<_>>()}),
-    ))
-}
-
-#[utoipa::path(get, path = "/plugins", tag = "tasks",
-    responses(
-        (status = 200, description = "Repositories of plugins: none, as plugins are resources of the cluster", body = shapes::Plugins),
-        (status = 401, description = "Not authenticated"),
-        (status = 403, description = "Not an administrator"),
-    ))]
-pub async fn plugins(State(app): State<Arc<App>>, _: Admin) -> ApiResult<Json<Value>> {
-    let gprn = app.config.own_gprn().map(|own| own.to_string());
-    Ok(Json(
-        json!({"updated": null, "gprn": gprn, "repositories": []}),
-    ))
+    Ok(Json(json!({"updated": null, "gprn": gprn, "tasks": tasks})))
 }
 
 #[derive(Deserialize)]
@@ -96,9 +84,10 @@ struct ReindexParams {
 }
 
 #[utoipa::path(put, path = "/task/run", tag = "tasks",
-    request_body(content = shapes::RunBody, description = "`name` of a task, and its `params`"),
+    request_body(content = shapes::RunBody, description = "`name` of a task, or `plugin:` and the name of a plugin; and its `params`"),
     responses(
         (status = 202, description = "The task's job", body = shapes::Accepted),
+        (status = 400, description = "Plugins run in a cluster only"),
         (status = 401, description = "Not authenticated"),
         (status = 403, description = "Not an administrator"),
         (status = 404, description = "No such task"),
@@ -108,12 +97,15 @@ struct ReindexParams {
     ))]
 pub async fn run(
     State(app): State<Arc<App>>,
-    _: Admin,
+    Admin(who): Admin,
     headers: HeaderMap,
     body: Body<RunRequest>,
 ) -> ApiResult<Response> {
     let request = body.required().await?;
     let params = request.params.unwrap_or_default();
+    if let Some(plugin) = plugins::named(&app, &request.name) {
+        return plugins::run(&app, &who, &headers, plugin, params).await;
+    }
     let Some(offered) = OFFERED.iter().find(|own| own.name == request.name) else {
         return Err(ApiError::not_found(format!(
             "No such task: '{}'",
@@ -158,20 +150,23 @@ pub async fn run(
 
 #[utoipa::path(get, path = "/tasks/logs", tag = "tasks",
     responses(
-        (status = 200, description = "The tasks that were given up, newest first, by their kind", body = shapes::TaskLogs),
+        (status = 200, description = "The tasks that were given up, and the last runs of plugins, newest first, by their name", body = shapes::TaskLogs),
         (status = 401, description = "Not authenticated"),
         (status = 403, description = "Not an administrator"),
         (status = 503, description = "The queue is away"),
     ))]
 pub async fn logs(State(app): State<Arc<App>>, _: Admin) -> ApiResult<Json<Value>> {
     let dead = app.versions.queue.dead(SHOWN).await;
-    let mut by_name: BTreeMap<&str, Vec<Value>> = BTreeMap::new();
+    let mut by_name = plugins::logs(&app).await;
     for letter in dead.map_err(WriteError::from)? {
         let mut line = json!(letter.task);
         line["error"] = json!(letter.error);
         line["attempts"] = json!(letter.attempts);
         let entry = json!({"time": rfc3339(letter.at), "logs": [line.to_string()]});
-        by_name.entry(letter.task.name()).or_default().push(entry);
+        by_name
+            .entry(letter.task.name().to_owned())
+            .or_default()
+            .push(entry);
     }
     Ok(Json(json!(by_name)))
 }

@@ -35,7 +35,7 @@ use crate::store::{self, Store, StoreError};
 
 pub use begin::{Begun, UploadTerms};
 pub use complete::Completed;
-pub use events::{LogPage, LogReader, Logged};
+pub use events::{LogPage, LogPosition, LogReader, Logged};
 pub use permissions::Resolved;
 pub use stale::Purged;
 pub use view::{DocumentStamp, VersionView};

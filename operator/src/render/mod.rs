@@ -2,6 +2,7 @@
 //! fail: what could not be rendered never became a plan.
 
 mod config;
+mod dispatcher;
 mod index;
 mod network;
 mod plugins;
@@ -65,8 +66,9 @@ pub fn render(plan: &Plan, context: &Context) -> Vec<Object> {
     } else {
         objects.extend(own.index());
         objects.extend(own.pods());
+        objects.extend(own.plugins());
+        objects.extend(own.dispatcher());
     }
-    objects.extend(own.plugins());
     objects.sort_by_key(|object| object.kind);
     objects
 }

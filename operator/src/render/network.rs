@@ -102,6 +102,10 @@ impl Rendering<'_> {
         let mut policies = vec![policy("api", json!([{"ports": ports}]))];
         if !self.is_standalone() {
             policies.push(policy("indexer", json!([])));
+            if !self.plan.plugins.is_empty() {
+                policies.push(policy("dispatcher", json!([])));
+                policies.push(policy("plugin", json!([])));
+            }
         }
         policies
     }

@@ -16,6 +16,8 @@ use crate::references::references;
 const CONFIG: &str = "/etc/artifactdb/config";
 const SCHEMAS_FOLDER: &str = "/etc/artifactdb/schemas";
 const SECRETS_FOLDER: &str = "/etc/artifactdb/secrets";
+/// Where the API finds what became of plugins' runs.
+const RUNS_FOLDER: &str = "/etc/artifactdb/runs";
 /// Seconds for which a pod that ends is still sent requests by proxies that do not know yet.
 const DRAIN: u32 = 5;
 /// Seconds that a pod has to end in.
@@ -51,7 +53,7 @@ impl Rendering<'_> {
         objects
     }
 
-    fn deployment(
+    pub(super) fn deployment(
         &self,
         component: &str,
         template: Value,
@@ -132,7 +134,15 @@ impl Rendering<'_> {
         container["readinessProbe"] = probe("/readyz", 5, 2);
         container["lifecycle"] = json!({"preStop": {"sleep": {"seconds": DRAIN}}});
         container["resources"] = resources(spec.api.resources.as_ref(), "50m", "64Mi", "256Mi");
-        let template = self.pod("api", container, &self.served_schemas());
+        let runs = !self.plan.plugins.is_empty();
+        if let (true, Some(mounts)) = (runs, container["volumeMounts"].as_array_mut()) {
+            mounts.push(json!({"name": "runs", "mountPath": RUNS_FOLDER, "readOnly": true}));
+        }
+        let mut template = self.pod("api", container, &self.served_schemas());
+        if let (true, Some(volumes)) = (runs, template["spec"]["volumes"].as_array_mut()) {
+            let source = json!({"name": self.runs_name(), "optional": true});
+            volumes.push(json!({"name": "runs", "configMap": source}));
+        }
         self.with_theirs(template, spec.api.pod_template.as_ref(), "api")
     }
 
