@@ -3,6 +3,7 @@
 #
 #   scripts/services.sh up      installs what is missing, starts what does not run, prints addresses
 #   scripts/services.sh down    stops them and deletes their data
+#   scripts/services.sh kill-redis   kills Redis with all that it holds, and starts an empty one
 #   scripts/services.sh env     prints the addresses of what runs
 #
 # The output of `up` and `env` is lines of NAME=value for a shell. A service whose variable is set
@@ -218,9 +219,18 @@ down() {
     done
 }
 
+kill_redis() {
+    local pid
+    pid=$(cat "$RUN/redis/pid")
+    kill -9 "$pid"
+    while kill -0 "$pid" 2>/dev/null; do sleep 0.05; done
+    start_redis
+}
+
 case "${1:-}" in
     up) up ;;
+    kill-redis) kill_redis ;;
     down) down ;;
     env) print_env ;;
-    *) sed -n '2,9p' "$0" | sed 's/^# \{0,1\}//' >&2; exit 2 ;;
+    *) sed -n '2,10p' "$0" | sed 's/^# \{0,1\}//' >&2; exit 2 ;;
 esac

@@ -35,7 +35,7 @@ async fn delete_one(api: &Api<DynamicObject>, labels: &str) -> bool {
 }
 
 /// Kills a process of a pod in the middle of what it does, where pods run on this machine.
-fn kill_one(binary: &str) -> bool {
+pub(crate) fn kill_one(binary: &str) -> bool {
     let Ok(entries) = std::fs::read_dir("/proc") else {
         return false;
     };

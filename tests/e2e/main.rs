@@ -2,6 +2,7 @@
 //! own; times are part of what is promised.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod burst;
 mod kills;
 mod narrow;
 mod plugins;

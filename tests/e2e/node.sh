@@ -5,6 +5,7 @@
 #   tests/e2e/node.sh up      starts a node with an empty cluster, prints lines of NAME=value
 #   tests/e2e/node.sh image FOLDER NAME [BASE]   builds FOLDER's Dockerfile, on that base where it lets
 #                               one choose, and gives the image to the node
+#   tests/e2e/node.sh kill-api   kills the API server in the middle of what it does, and starts it again
 #   tests/e2e/node.sh down    stops everything and deletes the cluster's data
 #
 # What is built stays in ARTIFACTDB_NODE_HOME. It needs Linux, root, Go and apt-get, and touches
@@ -370,6 +371,15 @@ up() {
     echo "ARTIFACTDB_E2E_LOCAL=1"
 }
 
+kill_api() {
+    local pid command=()
+    pid=$(cat "$RUN/pid/kube-apiserver")
+    mapfile -d '' -t command <"/proc/$pid/cmdline"
+    kill -9 "$pid"
+    start kube-apiserver "${command[@]}"
+    await kube-apiserver kubectl get --raw /readyz
+}
+
 # halt NAME…: kills what `start` started. After a restart of the machine its number is another's.
 halt() {
     local name pid
@@ -406,10 +416,11 @@ down() {
 case ${1:-} in
 build) build ;;
 up) up ;;
+kill-api) kill_api ;;
 down) down ;;
 image) load_image "$2" "$3" "${4:-}" ;;
 *)
-    sed -n '2,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+    sed -n '2,14s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
     exit 2
     ;;
 esac

@@ -1,8 +1,221 @@
-//! Plugins and schedules as CronJobs that a person, a clock or a dispatcher starts.
+//! Plugins and schedules: what starts them, what they reach, and what is told of their runs.
 
 use std::time::Duration;
 
-use artifactdb_e2e::{Space, eventually};
+use artifactdb_e2e::{Instance, Space, eventually, names, table};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/plugins");
+/// An image with sh, curl and jq.
+const TOOLS: &str = concat!("artifactdb/checksum-audit:", env!("CARGO_PKG_VERSION"));
+
+/// The resources of an example, with the image that the tests have.
+fn example(name: &str) -> String {
+    let text = std::fs::read_to_string(format!("{EXAMPLES}/{name}/plugin.yaml")).unwrap();
+    text.replace(
+        &format!("image: {name}:latest"),
+        &format!("image: artifactdb/{name}:{}", env!("CARGO_PKG_VERSION")),
+    )
+}
+
+/// A plugin that runs a script.
+pub(crate) fn scripted(name: &str, more: &Value, script: &str) -> String {
+    let mut spec = json!({
+        "image": TOOLS, "command": ["/bin/sh", "-c"], "args": [script], "timeout": "5m", "retries": 0,
+    });
+    for (name, value) in more.as_object().unwrap() {
+        spec[name] = value.clone();
+    }
+    let resource = json!({
+        "apiVersion": "artifactdb.io/v1alpha1", "kind": "ArtifactPlugin",
+        "metadata": {"name": name}, "spec": spec,
+    });
+    resource.to_string()
+}
+
+/// The last run that a plugin's status tells of.
+async fn last_run(space: &Space, plugin: &str) -> Value {
+    let what = format!("the plugin {plugin} has run");
+    eventually(&what, Duration::from_secs(90), || async {
+        let own = space.get("ArtifactPlugin", plugin).await;
+        match &own["status"]["lastRuns"][0] {
+            Value::Null => Err(own["status"].to_string()),
+            run => Ok(run.clone()),
+        }
+    })
+    .await
+}
+
+async fn found(instance: &Instance, query: &str, limit: u64) {
+    let what = format!("'{query}' finds something");
+    eventually(&what, Duration::from_secs(limit), || async {
+        match instance.count(query).await? {
+            0 => Err("nothing".to_owned()),
+            _ => Ok(()),
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn plugins_react_to_what_happens() {
+    let space = Space::new("react").await;
+    space.apply(&space.sample("typical")).await;
+    space.apply(&example("checksum-audit")).await;
+    // Not at night: now.
+    let schedule = example("catalogue").replace("15 2 * * *", "* * * * *");
+    space.apply(&schedule).await;
+    let ask = r#"curl -s -o /tmp/answer -w '%{http_code} ' -H "Authorization: Bearer $(cat $ARTIFACTDB_TOKEN_FILE)" $ARTIFACTDB_URL/projects/secret/versions; jq -r .status /tmp/answer"#;
+    for (name, more, script) in [
+        (
+            "breaks",
+            json!({"on": ["indexed"], "projects": ["open"]}),
+            "echo it broke; exit 7",
+        ),
+        (
+            "nosy",
+            json!({"on": ["indexed"], "projects": ["sec*"]}),
+            ask,
+        ),
+        (
+            "trusted",
+            json!({"on": ["indexed"], "projects": ["sec*"], "access": {"read": ["secret"]}}),
+            ask,
+        ),
+    ] {
+        space.apply(&scripted(name, &more, script)).await;
+    }
+    for plugin in ["checksum-audit", "catalogue", "breaks", "nosy", "trusted"] {
+        space
+            .wait(&format!("adbplugin/{plugin}"), "condition=Ready", 60)
+            .await;
+    }
+    space.wait("adb/typical", "condition=Ready", 90).await;
+    let instance = space.instance("typical").await;
+    let files = table("a.csv", "a,b\n1,2\n", "audited");
+    instance.upload("open", "1", &files).await;
+    let private = json!({"read_access": "owners", "owners": ["bob"]});
+    instance
+        .complete_as("secret", "1", &files, &private)
+        .await
+        .unwrap();
+
+    // The shell's reports can be found, of what is private, too: its access says so.
+    for project in ["open", "secret"] {
+        found(&instance, &format!("audited_project:{project}"), 120).await;
+    }
+    let run = last_run(&space, "checksum-audit").await;
+    assert_eq!(
+        (&run["exitCode"], &run["succeeded"]),
+        (&json!(0), &json!(true)),
+        "{run}"
+    );
+    let log = run["log"].as_str().unwrap();
+    assert!(log.contains("1 files checked, 0 differ"), "{log}");
+
+    // What a plugin was not given is not there for it.
+    let run = last_run(&space, "nosy").await;
+    assert_eq!(run["log"], "404 error", "{run}");
+    let run = last_run(&space, "trusted").await;
+    assert_eq!(run["log"], "200 null", "{run}");
+
+    // One that fails says so, and everything else goes on.
+    let message = space
+        .until(
+            "ArtifactPlugin",
+            "breaks",
+            "Failing",
+            ("True", "RunFailed"),
+            Duration::from_secs(60),
+        )
+        .await;
+    assert!(message.contains("exit code 7: it broke"), "{message}");
+    let own = space.get("ArtifactPlugin", "breaks").await;
+    assert_eq!(own["status"]["failed"], 1, "{own}");
+    let (status, reason, _) = space.condition("ArtifactDB", "typical", "Ready").await;
+    assert_eq!((&*status, &*reason), ("True", "Ready"));
+
+    // The clock starts the other.
+    found(&instance, "projects_listed:1", 120).await;
+    let (_, page) = instance
+        .get("/search?q=projects_listed:1&fields=_extra.uploader_name")
+        .await
+        .unwrap();
+    assert_eq!(
+        page["results"][0]["_extra"]["uploader_name"],
+        "plugin:catalogue"
+    );
+
+    // The API shows them, and starts one for a person.
+    let (_, plugins) = instance.get("/plugins").await.unwrap();
+    let known: Vec<&str> = plugins["plugins"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|own| own["name"].as_str())
+        .collect();
+    assert_eq!(
+        known,
+        ["breaks", "catalogue", "checksum-audit", "nosy", "trusted"]
+    );
+    let body = json!({
+        "name": "plugin:checksum-audit", "params": {"project": "open", "version": "1"},
+    });
+    let (status, accepted) = instance
+        .call(Method::PUT, "/task/run", Some(&body))
+        .await
+        .unwrap();
+    assert_eq!(status, 202, "{accepted}");
+    let job = accepted["path"].as_str().unwrap();
+    // The files of a pod follow their ConfigMap within two minutes.
+    eventually("its job has ended", Duration::from_secs(150), || async {
+        let (_, record) = instance.get(job).await?;
+        match record["status"].as_str() {
+            Some("SUCCESS") => Ok(()),
+            _ => Err(record.to_string()),
+        }
+    })
+    .await;
+    let (_, logs) = instance.get("/tasks/logs").await.unwrap();
+    assert!(
+        logs["plugin:breaks"][0]["logs"][0]
+            .as_str()
+            .is_some_and(|line| line.contains("it broke")),
+        "{logs}"
+    );
+
+    // The dispatcher may make Jobs, and nothing more.
+    let account = format!(
+        "--as=system:serviceaccount:{}:typical-dispatcher",
+        space.name
+    );
+    for (verb, what, wanted) in [
+        ("create", "jobs.batch", "yes"),
+        ("list", "jobs.batch", "no"),
+        ("delete", "jobs.batch", "no"),
+        ("get", "secrets", "no"),
+        ("create", "pods", "no"),
+    ] {
+        let said = space
+            .kubectl(&["auth", "can-i", verb, what, &account], "")
+            .await;
+        let said = said.unwrap_or_else(|problem| problem);
+        assert!(said.trim().starts_with(wanted), "{verb} {what}: {said}");
+    }
+
+    // What is deleted takes its Jobs along.
+    space.delete("ArtifactPlugin", "breaks").await;
+    eventually("its Jobs go", Duration::from_secs(30), || async {
+        let jobs = space.list("Job", "artifactdb.io/plugin=breaks").await;
+        match jobs.is_empty() {
+            true => Ok(()),
+            false => Err(format!("{:?}", names(&jobs))),
+        }
+    })
+    .await;
+    space.end().await;
+}
 
 #[tokio::test]
 async fn plugins_and_schedules_become_cron_jobs() {

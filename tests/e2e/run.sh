@@ -54,6 +54,8 @@ tools() {
     path=$(/usr/bin/python3 -c 'import sysconfig; print(sysconfig.get_paths()["stdlib"])')
     mkdir -p "$folder$path"
     tar -C "$path" --exclude=test --exclude=__pycache__ --exclude=site-packages --exclude=dist-packages --exclude='config-*' -c . | tar -C "$folder$path" -x
+    mkdir -p "$folder/bin"
+    cp -L /bin/sh "$folder/bin/sh"
     for name in "$path"/lib-dynload/*.so; do copy "$folder" "$name"; done
     mkdir -p "$folder/tmp" "$folder/etc"
     chmod 1777 "$folder/tmp"

@@ -220,8 +220,8 @@ struct History {
     seen: BTreeMap<Version, Bytes>,
 }
 
-struct World {
-    versions: Arc<Versions>,
+pub(crate) struct World {
+    pub(crate) versions: Arc<Versions>,
     store: Arc<MemoryStore>,
     lease: Arc<EmbeddedLease>,
     queue: Arc<EmbeddedQueue>,
@@ -231,7 +231,7 @@ struct World {
 }
 
 impl World {
-    fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         let clock = Arc::new(FakeClock(Instant::now()));
         let store = Arc::new(MemoryStore {
             objects: Mutex::default(),
@@ -661,7 +661,7 @@ fn invariants_hold_under_random_interleavings() {
 }
 
 /// The sum of what the runs of many seeds count, and how many runs.
-fn seeds<F: Future<Output = usize>>(run: impl Fn(u64) -> F) -> (usize, u64) {
+pub(crate) fn seeds<F: Future<Output = usize>>(run: impl Fn(u64) -> F) -> (usize, u64) {
     let first: u32 = std::env::var("ARTIFACTDB_TEST_SEED")
         .ok()
         .and_then(|n| n.parse().ok())

@@ -387,6 +387,19 @@ impl Instance {
         version: &str,
         files: &[(String, Vec<u8>)],
     ) -> Result<String, String> {
+        let permissions = json!({"read_access": "public"});
+        self.complete_as(project, version, files, &permissions)
+            .await
+    }
+
+    /// The same with these permissions.
+    pub async fn complete_as(
+        &self,
+        project: &str,
+        version: &str,
+        files: &[(String, Vec<u8>)],
+        permissions: &Value,
+    ) -> Result<String, String> {
         let entries: Vec<Value> = files
             .iter()
             .map(|(name, content)| {
@@ -421,9 +434,8 @@ impl Instance {
             .as_str()
             .unwrap_or_default()
             .to_owned();
-        let permissions = json!({"read_access": "public"});
         let (status, accepted) = self
-            .call(reqwest::Method::PUT, &path, Some(&permissions))
+            .call(reqwest::Method::PUT, &path, Some(permissions))
             .await?;
         match (status, accepted["path"].as_str()) {
             (202, Some(job)) => Ok(job.to_owned()),
