@@ -190,6 +190,8 @@ pub enum Runs {
     /// The indexer, with these arguments.
     Task(Vec<String>),
     Plugin(Box<ArtifactPlugin>),
+    /// The task, in the process of a standalone instance.
+    Embedded,
 }
 
 /// What a schedule runs on an instance that has these plugins, or why it cannot run.
@@ -210,9 +212,12 @@ pub fn runs(
         },
     )?;
     if instance.spec.standalone.is_some() {
-        let text = match spec.plugin {
-            Some(_) => "a standalone instance runs no plugins",
-            None => "a standalone instance does its tasks by itself",
+        let text = match (&spec.plugin, spec.task) {
+            (Some(_), _) => "a standalone instance runs no plugins",
+            (None, Some(BuiltinTask::Snapshot)) => {
+                "a standalone instance has no Elasticsearch to take a snapshot of"
+            }
+            _ => return Ok(Runs::Embedded),
         };
         return Err(refuse("NotSupported", text.to_owned()));
     }

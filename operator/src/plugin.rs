@@ -286,7 +286,8 @@ async fn ask(world: &World, namespace: &str, run: &mut Run) -> Result<(), kube::
     // What cannot be read any more is nobody's failure.
     let printed = api.logs(&pod, &parameters).await.ok();
     let printed = printed.filter(|own| !own.trim().is_empty());
-    let told = end.and_then(|own| own.message.or(own.reason));
+    let failed = run.succeeded == Some(false);
+    let told = end.and_then(|own| own.message.or(own.reason.filter(|_| failed)));
     run.log = printed.or(told).or(why).map(|text| tail(&text));
     Ok(())
 }

@@ -13,7 +13,7 @@ use kube::runtime::controller::Action;
 use crate::names::cron_job;
 use crate::object::ChildKind;
 use crate::operator::{Operator, ReconcileError, jittered};
-use crate::plan::runs;
+use crate::plan::{Runs, runs};
 use crate::status::{dated, stated};
 use crate::tell::{RESYNC, undecodable};
 use crate::world::{Guard, chosen_in, read, shared_in};
@@ -47,9 +47,14 @@ pub async fn reconcile(
             let selector = plugin.spec.instances.as_ref();
             selector.is_none_or(|selector| selector.matches(instance.labels()))
         });
-        if let Err(own) = runs(own, instance, &plugins, now) {
-            problem.get_or_insert(own);
-            continue;
+        match runs(own, instance, &plugins, now) {
+            Err(own) => {
+                problem.get_or_insert(own);
+                continue;
+            }
+            // The instance follows it in its own process, and tells of runs in its log.
+            Ok(Runs::Embedded) => continue,
+            Ok(_) => {}
         }
         let name = cron_job(&instance.name_any(), "schedule", &own.name_any());
         match world.children.get(ChildKind::CronJob, &namespace, &name) {

@@ -35,6 +35,8 @@ async fn a_standalone_instance_serves_and_keeps_its_data() {
     })
     .await;
 
+    let schedule = "apiVersion: artifactdb.io/v1alpha1\nkind: ArtifactSchedule\nmetadata: {name: each-minute}\nspec: {schedule: \"* * * * *\", task: sweep}\n";
+    space.apply(schedule).await;
     space.apply(&space.sample("standalone")).await;
     space.wait("adb/trial", "condition=Ready", 180).await;
     let ask = [
@@ -82,6 +84,22 @@ async fn a_standalone_instance_serves_and_keeps_its_data() {
     )
     .await;
     space.wait("adb/trial", "condition=Ready", 180).await;
+    // It follows its schedules by itself.
+    space
+        .wait("adbschedule/each-minute", "condition=Ready", 30)
+        .await;
+    eventually(
+        "the clock has started it",
+        Duration::from_secs(90),
+        || async {
+            let log = space.kubectl(&["logs", "trial-0"], "").await?;
+            let done = log
+                .lines()
+                .any(|line| line.contains("each-minute") && line.contains("done"));
+            done.then_some(()).ok_or(log)
+        },
+    )
+    .await;
     space.end().await;
     let _ = volumes.delete("e2e-trial", &DeleteParams::default()).await;
     let _ = std::fs::remove_dir_all(path);

@@ -35,7 +35,7 @@ impl Rendering<'_> {
             .collect();
         objects.extend(self.runs());
         let schedules = plan.schedules.iter();
-        objects.extend(schedules.map(|(schedule, runs)| self.schedule(schedule, runs)));
+        objects.extend(schedules.filter_map(|(schedule, runs)| self.schedule(schedule, runs)));
         objects
     }
 
@@ -88,9 +88,11 @@ impl Rendering<'_> {
         object
     }
 
-    fn schedule(&self, schedule: &ArtifactSchedule, runs: &Runs) -> Object {
+    fn schedule(&self, schedule: &ArtifactSchedule, runs: &Runs) -> Option<Object> {
         let spec: &ArtifactScheduleSpec = &schedule.spec;
         let template = match runs {
+            // It is among the files that the instance reads.
+            Runs::Embedded => return None,
             Runs::Plugin(plugin) => {
                 let reference = spec.plugin.as_ref();
                 let params = reference.map(|own| own.params.clone()).unwrap_or_default();
@@ -117,7 +119,7 @@ impl Rendering<'_> {
         if let Some(seconds) = spec.starting_deadline_seconds {
             body["spec"]["startingDeadlineSeconds"] = json!(seconds);
         }
-        self.cron_job("schedule", &schedule.name_any(), body)
+        Some(self.cron_job("schedule", &schedule.name_any(), body))
     }
 
     /// The Job of a plugin, with the event that it is given where one is known already.

@@ -1,6 +1,7 @@
 //! An instance in one pod: `artifactdb serve` with a volume, for trials.
 
 use artifactdb_crds::ArtifactDB;
+use kube::ResourceExt;
 use serde_json::{Value, json};
 
 use super::network::{PORT, STORE_PORT};
@@ -9,6 +10,7 @@ use super::{
 };
 use crate::names::SCHEMAS;
 use crate::object::{ChildKind, Object};
+use crate::plan::Runs;
 
 const RESOURCES: &str = "/etc/artifactdb/resources";
 const DATA: &str = "/data";
@@ -28,7 +30,8 @@ impl Rendering<'_> {
         vec![config, self.stateful_set(&name)]
     }
 
-    /// The resources as `serve` reads them: the instance, and its schemas inline.
+    /// The resources as `serve` reads them: the instance, its schemas inline, and the schedules of built-in
+    /// tasks.
     fn resource_files(&self) -> Value {
         let own: &ArtifactDB = &self.plan.instance;
         let instance = json!({
@@ -50,6 +53,22 @@ impl Rendering<'_> {
                 format!("{:04}.yaml", place + 1),
                 json!(resource.to_string()),
             );
+        }
+        for (schedule, runs) in &self.plan.schedules {
+            if *runs != Runs::Embedded {
+                continue;
+            }
+            let name = schedule.name_any();
+            let mut spec = json!(schedule.spec);
+            // Which instances it is for was found out here.
+            spec["instances"] = Value::Null;
+            let resource = json!({
+                "apiVersion": artifactdb_crds::API_VERSION,
+                "kind": "ArtifactSchedule",
+                "metadata": {"name": name},
+                "spec": spec,
+            });
+            files.insert(format!("schedule-{name}.yaml"), json!(resource.to_string()));
         }
         Value::Object(files)
     }

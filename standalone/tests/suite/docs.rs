@@ -41,6 +41,8 @@ fn examples(page: &str) -> Vec<Example> {
             continue;
         };
         match (kind, examples.last_mut()) {
+            // Of a cluster: the end-to-end tests run them.
+            ("bash", _) => {}
             ("sh", _) => examples.push(Example {
                 script: text.to_owned(),
                 answer: None,
@@ -123,6 +125,12 @@ async fn penguins() -> Server {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_example_answers_as_it_is_written() {
     let mut wrong = String::new();
+    let own = PathBuf::from(env!("CARGO_BIN_EXE_artifactdb"));
+    let path = format!(
+        "{}:{}",
+        own.parent().unwrap().display(),
+        std::env::var("PATH").unwrap()
+    );
     for (name, page) in pages() {
         let examples = examples(&page);
         if examples.is_empty() {
@@ -140,6 +148,8 @@ async fn every_example_answers_as_it_is_written() {
         let ran = Command::new("timeout")
             .args(["60", "bash", "-c", &script])
             .current_dir(folder.path())
+            .env("CLONE", concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+            .env("PATH", &path)
             .env("URL", &server.url)
             .env("TOKEN", &server.token)
             .output()
