@@ -34,7 +34,7 @@ e2e: setup ## Test the operator on a cluster: KUBECONFIG's, or a node that is bu
 	@tests/e2e/run.sh
 
 bench-operator: setup ## Reconcile 300 instances on that cluster: rate, writes and memory, as a table
-	@tests/e2e/run.sh --bench
+	@tests/e2e/run.sh --bench operator
 
 services: ## Start Elasticsearch, Redis and an S3 server for the tests; print their addresses
 	@scripts/services.sh up
@@ -47,6 +47,7 @@ bench: setup ## Print speed and size as ratios against baselines of the same run
 	@cargo build --release --locked --workspace --all-features --bins
 	@set -a; services="$$(scripts/services.sh up)" && eval "$$services"; \
 	cargo bench --locked --workspace --all-features --bench servers
+	@tests/e2e/run.sh --bench dispatcher
 
 crds: setup ## Write crds/*.yaml from the types
 	@cargo run --quiet --locked --package artifactdb -- crds --out crds

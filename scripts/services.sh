@@ -196,6 +196,9 @@ up() {
     # The tests run processes with wrong clocks, and Redis servers of their own.
     need faketime faketime
     need redis-server redis-server
+    # The plugins of the examples.
+    need jq jq
+    need python3 python3
     [ -n "${ARTIFACTDB_TEST_REDIS:-}" ] || start_redis
     if [ -z "${ARTIFACTDB_TEST_ES:-}" ]; then start_es & pids+=($!); fi
     if [ -z "${ARTIFACTDB_TEST_S3:-}" ]; then start_s3 & pids+=($!); fi

@@ -31,6 +31,8 @@ pub const CONTAINER: &str = "plugin";
 /// The variable in which it does.
 pub const VARIABLE: &str = "ARTIFACTDB_EVENT";
 
+/// How often it is asked whether there are events: one process of an instance does.
+const ASKS: Duration = Duration::from_millis(50);
 /// Jobs that are made at the same time.
 const TOGETHER: usize = 16;
 /// Digits of an event's id in the name of its Job.
@@ -137,7 +139,8 @@ impl<J: Jobs> Dispatcher<J> {
         etag = self.keep(&known, etag).await?;
         let mut kept = Instant::now();
         let all: Vec<&PluginJob> = self.plugins.iter().collect();
-        let mut reader = LogReader::restored(self.versions.clone(), known.position.clone());
+        let mut reader =
+            LogReader::restored(self.versions.clone(), known.position.clone()).asking(ASKS);
         loop {
             let events = reader.next().await?;
             let started = self.dispatch(&events, &all).await;

@@ -203,7 +203,8 @@ start_control_plane() {
         --listen-peer-urls http://127.0.0.1:12380 --initial-advertise-peer-urls http://127.0.0.1:12380 \
         --initial-cluster node=http://127.0.0.1:12380
     await etcd curl -sf http://127.0.0.1:12379/health
-    # Every write of the operator but those of its lease: what the operator says of itself is not proof.
+    # Every write of the operator but those of its lease, and of Jobs by any account: what they say of
+    # themselves is not proof.
     cat >"$RUN/audit.yaml" <<CONFIG
 apiVersion: audit.k8s.io/v1
 kind: Policy
@@ -211,6 +212,7 @@ omitStages: [RequestReceived]
 rules:
 - {level: None, resources: [{group: coordination.k8s.io}]}
 - {level: Metadata, users: ["system:serviceaccount:artifactdb-system:artifactdb-operator"], verbs: [create, update, patch, delete, deletecollection]}
+- {level: Metadata, userGroups: ["system:serviceaccounts"], resources: [{group: batch, resources: [jobs]}], verbs: [create, update, patch, delete, deletecollection]}
 - {level: None}
 CONFIG
     start kube-apiserver "$BIN/kube-apiserver" --etcd-servers http://127.0.0.1:12379 \

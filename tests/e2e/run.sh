@@ -5,7 +5,7 @@
 #
 #   tests/e2e/run.sh              every test
 #   tests/e2e/run.sh schemas …    arguments go to the tests
-#   tests/e2e/run.sh --bench      the operator's bench
+#   tests/e2e/run.sh --bench operator|dispatcher   a bench
 #
 # It installs config/install into the cluster. With KUBECONFIG the images that this names must be
 # there (of examples/plugins, too), ARTIFACTDB_E2E_ADDRESS is this machine's address as pods reach it, and this machine must reach
@@ -120,7 +120,7 @@ say "installing the operator"
     crd/artifactschemas.artifactdb.io crd/artifactplugins.artifactdb.io crd/artifactschedules.artifactdb.io >/dev/null
 "$ARTIFACTDB_E2E_KUBECTL" -n artifactdb-system rollout status deployment/artifactdb-operator --timeout=60s >&2
 if [ "${1:-}" = --bench ]; then
-    "$CARGO_TARGET_DIR/$MUSL/image/bench-operator"
+    "$CARGO_TARGET_DIR/$MUSL/image/bench-${2:?name a bench}"
 else
     # Of the whole workspace, as `make test` builds it: nothing is compiled a second time.
     cargo test --locked --workspace --all-features --test e2e -- --test-threads 1 --nocapture "$@"

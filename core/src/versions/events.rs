@@ -277,6 +277,8 @@ pub struct LogReader {
     place: Option<String>,
     mark: Option<u64>,
     looked: Option<Instant>,
+    /// How often it asks whether the log has grown.
+    asks: Duration,
 }
 
 impl LogReader {
@@ -292,7 +294,14 @@ impl LogReader {
             place: None,
             mark: None,
             looked: None,
+            asks: ASKS,
         }
+    }
+
+    /// The same, asking at another pace whether the log has grown: what asks more often costs the
+    /// counter more.
+    pub fn asking(self, asks: Duration) -> Self {
+        Self { asks, ..self }
     }
 
     /// A reader that goes on where another one was.
@@ -335,7 +344,7 @@ impl LogReader {
                     continue;
                 }
             }
-            tokio::time::sleep(ASKS).await;
+            tokio::time::sleep(self.asks).await;
         }
     }
 

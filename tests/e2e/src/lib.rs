@@ -2,6 +2,8 @@
 //! the API server, and HTTP. Nothing of the project's own crates.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod table;
+
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -57,6 +59,7 @@ pub fn resource(kind: &str) -> ApiResource {
         "HorizontalPodAutoscaler" => ("autoscaling", "v2"),
         "PodDisruptionBudget" => ("policy", "v1"),
         "NetworkPolicy" | "Ingress" => ("networking.k8s.io", "v1"),
+        "Role" | "RoleBinding" => ("rbac.authorization.k8s.io", "v1"),
         own if own.starts_with("Artifact") => ("artifactdb.io", "v1alpha1"),
         _ => ("", "v1"),
     };
