@@ -22,12 +22,17 @@ const TOGETHER: usize = 12;
 /// Uploads an empty version named after the event, as a plugin that has something to say would.
 const WRITES: &str = r#"
 set -eu
-ask() { curl -sS --fail-with-body --retry 10 --retry-connrefused -H "Authorization: Bearer $(cat $ARTIFACTDB_TOKEN_FILE)" "$@"; }
+ask() { into=$1; shift; curl -sS --fail-with-body --retry 10 --retry-connrefused -o "$into" -H "Authorization: Bearer $(cat $ARTIFACTDB_TOKEN_FILE)" "$@"; }
 id=$(printf %s "$ARTIFACTDB_EVENT" | jq -r .id)
-echo "$ARTIFACTDB_EVENT" > /tmp/event.txt
-ask "$ARTIFACTDB_URL/projects/written-$ARTIFACTDB_PLUGIN/version/$id/upload" -d '{"filenames": ["event.txt"]}' > /tmp/begun
+printf %s "$ARTIFACTDB_EVENT" > /tmp/event.txt
+begin() { status=$(ask /tmp/begun -w '%{http_code}' "$ARTIFACTDB_URL/projects/written-$ARTIFACTDB_PLUGIN/version/$id/upload" -d '{"filenames": ["event.txt"], "completed_by": "in 1 minutes"}') || true; }
+begin
+# An attempt that got no answer may have begun it.
+while [ "$status" = 423 ]; do sleep 5; begin; done
+if [ "$status" = 400 ] && grep -q 'already exists' /tmp/begun; then exit 0; fi
+[ "$status" = 200 ] || { cat /tmp/begun; exit 1; }
 curl -sS --fail-with-body --retry 10 --retry-connrefused -T /tmp/event.txt "$(jq -r '.presigned_urls["event.txt"]' /tmp/begun)"
-ask -X PUT "$ARTIFACTDB_URL$(jq -r .completion_url /tmp/begun)"
+ask /tmp/job -X PUT "$ARTIFACTDB_URL$(jq -r .completion_url /tmp/begun)"
 "#;
 
 fn script(path: &str, argument: &str) {

@@ -13,9 +13,13 @@ trap 'rm -rf "$WORK"' EXIT
 
 say() { echo "$*" >&2; }
 event() { printf '%s' "$ARTIFACTDB_EVENT" | jq -r "$1 // empty"; }
-# The token is read each time: in a cluster it is made anew while a long run goes on.
+# api FILE …: the answer into a file, as a pipe would get those of attempts that failed, too. The token is
+# read each time: in a cluster it is made anew while a long run goes on.
 api() {
-    curl -sS --fail-with-body --retry 8 --retry-connrefused -H "Authorization: Bearer $(cat "$ARTIFACTDB_TOKEN_FILE")" "$@"
+    INTO=$1
+    shift
+    curl -sS --fail-with-body --retry 8 --retry-connrefused -o "$INTO" \
+        -H "Authorization: Bearer $(cat "$ARTIFACTDB_TOKEN_FILE")" "$@"
 }
 
 # A person who starts it by hand says which version.
@@ -33,7 +37,7 @@ fi
 # Every page of the version's metadata; what is only a link has been audited where its bytes are.
 NEXT="/projects/$PROJECT/version/$VERSION/metadata"
 while [ -n "$NEXT" ]; do
-    api "$ARTIFACTDB_URL$NEXT" >"$WORK/page"
+    api "$WORK/page" "$ARTIFACTDB_URL$NEXT"
     jq -r '.results[] | select(.md5sum and (._extra.link | not)) | [._extra.id, .md5sum] | @tsv' "$WORK/page" >>"$WORK/list"
     NEXT=$(jq -r '.next // empty' "$WORK/page")
 done
@@ -43,7 +47,7 @@ CHECKED=0
 TAB=$(printf '\t')
 while IFS="$TAB" read -r FILE WANTED; do
     PLACE=$(printf '%s' "$FILE" | jq -sRr '@uri')
-    api -L "$ARTIFACTDB_URL/files/$PLACE" -o "$WORK/file"
+    api "$WORK/file" -L "$ARTIFACTDB_URL/files/$PLACE"
     FOUND=$(md5sum <"$WORK/file" | cut -d' ' -f1)
     CHECKED=$((CHECKED + 1))
     [ "$FOUND" = "$WANTED" ] || echo "$FILE" >>"$WORK/differ"
@@ -57,26 +61,28 @@ jq -n --arg md5 "$(md5sum <"$WORK/report.txt" | cut -d' ' -f1)" --arg project "$
     --argjson checked "$CHECKED" --slurpfile differ "$WORK/names" \
     '{"$schema": "checksum_report/v1.json", path: "report.txt", md5sum: $md5, audited_project: $project,
       audited_version: $version, files_checked: $checked, files_that_differ: $differ[0]}' >"$WORK/report.txt.json"
-STATUS=$(curl -sS --retry 8 --retry-connrefused -o "$WORK/begun" -w '%{http_code}' \
-    -H "Authorization: Bearer $(cat "$ARTIFACTDB_TOKEN_FILE")" \
-    "$ARTIFACTDB_URL/projects/$REPORTS/version/$ID/upload" \
-    -d '{"filenames": ["report.txt", "report.txt.json"], "completed_by": "in 5 minutes"}')
-case $STATUS in
-200) ;;
-400) # An attempt before this one got that far.
-    grep -q 'already exists' "$WORK/begun" && { say "it was reported before"; exit 0; }
-    cat "$WORK/begun" >&2; exit 1 ;;
-*) cat "$WORK/begun" >&2; exit 1 ;;
-esac
-undo() { api -X PUT "$ARTIFACTDB_URL$(jq -r .abort_url "$WORK/begun")" >/dev/null || true; }
+begin() {
+    STATUS=$(api "$WORK/begun" -w '%{http_code}' "$ARTIFACTDB_URL/projects/$REPORTS/version/$ID/upload" \
+        -d '{"filenames": ["report.txt", "report.txt.json"], "completed_by": "in 2 minutes"}') || true
+}
+begin
+# An attempt that was killed holds the version until its time is over.
+while [ "$STATUS" = 423 ]; do sleep 10; begin; done
+if [ "$STATUS" = 400 ] && grep -q 'already exists' "$WORK/begun"; then
+    say "it was reported before"
+    exit 0
+fi
+[ "$STATUS" = 200 ] || { cat "$WORK/begun" >&2; exit 1; }
+undo() { api /dev/null -X PUT "$ARTIFACTDB_URL$(jq -r .abort_url "$WORK/begun")" || true; }
 for NAME in report.txt report.txt.json; do
     URL=$(jq -r --arg name "$NAME" '.presigned_urls[$name]' "$WORK/begun")
     curl -sS --fail-with-body --retry 8 --retry-connrefused -T "$WORK/$NAME" "$URL" >&2 || { undo; exit 1; }
 done
-api -X PUT "$ARTIFACTDB_URL$(jq -r .completion_url "$WORK/begun")" -d "{\"read_access\": \"$ACCESS\"}" >"$WORK/job"
+api "$WORK/job" -X PUT "$ARTIFACTDB_URL$(jq -r .completion_url "$WORK/begun")" -d "{\"read_access\": \"$ACCESS\"}"
 until [ "${DONE:-}" = SUCCESS ]; do
     sleep 0.3
-    DONE=$(api "$ARTIFACTDB_URL$(jq -r .path "$WORK/job")" | jq -r .status)
+    api "$WORK/state" "$ARTIFACTDB_URL$(jq -r .path "$WORK/job")"
+    DONE=$(jq -r .status "$WORK/state")
     [ "$DONE" != FAILURE ] || { say "the report cannot be indexed"; exit 1; }
 done
 say "reported as $REPORTS/$ID"

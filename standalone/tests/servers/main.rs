@@ -44,6 +44,7 @@ mod storages;
 mod tokens;
 
 mod cluster;
+mod dispatch;
 mod doors;
 mod faults;
 mod proxy;
