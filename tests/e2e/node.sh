@@ -378,8 +378,8 @@ kill_api() {
     pid=$(cat "$RUN/pid/kube-apiserver")
     mapfile -d '' -t command <"/proc/$pid/cmdline"
     kill -9 "$pid"
-    # What is killed has its port until it is gone; of a zombie nothing is left but its number.
-    while [ -n "$(tr -d '\0' <"/proc/$pid/cmdline" 2>/dev/null)" ]; do sleep 0.05; done
+    # What is killed has its port until the last of it is gone.
+    while (exec 3<>/dev/tcp/127.0.0.1/6443) 2>/dev/null; do sleep 0.05; done
     start kube-apiserver "${command[@]}"
     await kube-apiserver kubectl get --raw /readyz
 }
