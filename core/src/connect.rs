@@ -202,6 +202,21 @@ pub async fn connect(
     clock: Arc<dyn Clock>,
     remembered_files: u64,
 ) -> Result<Servers, ConnectError> {
+    let (versions, redis) = connect_versions(config, secrets, clock, remembered_files).await?;
+    Ok(Servers {
+        versions,
+        search: Arc::new(engine(config, secrets)?),
+        redis,
+    })
+}
+
+/// The same without the engine, for who has no business with it.
+pub async fn connect_versions(
+    config: &InstanceConfig,
+    secrets: &SecretFiles,
+    clock: Arc<dyn Clock>,
+    remembered_files: u64,
+) -> Result<(Arc<Versions>, Redis), ConnectError> {
     let storage = config.storage.first().ok_or(ConnectError::NoStorage)?;
     let mut store = store(storage, secrets).await?;
     loop {
@@ -221,7 +236,6 @@ pub async fn connect(
         }
     }
     let redis = redis(config, secrets)?;
-    let search = engine(config, secrets)?;
     let versions = Versions::new(
         Arc::new(store),
         Arc::new(RedisLease::new(redis.clone(), clock.clone())),
@@ -233,11 +247,7 @@ pub async fn connect(
             ..Rules::of(config)
         },
     );
-    Ok(Servers {
-        versions: Arc::new(versions),
-        search: Arc::new(search),
-        redis,
-    })
+    Ok((Arc::new(versions), redis))
 }
 
 /// The instance's part of its Redis.

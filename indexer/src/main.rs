@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow, bail};
 use artifactdb_core::clock::{Clock, SystemClock};
 use artifactdb_core::config::InstanceConfig;
-use artifactdb_core::connect::{SecretFiles, Servers, connect, read_config};
+use artifactdb_core::connect::{SecretFiles, Servers, connect, connect_versions, read_config};
 use artifactdb_core::search::elasticsearch::Standing;
 use artifactdb_core::timestamp::parse_period;
 use artifactdb_core::versions::Purged;
@@ -195,10 +195,12 @@ fn main() -> ExitCode {
     } else {
         log.init();
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .max_blocking_threads(16)
-        .build();
+    // Who waits most of the time needs one thread, and the memory of one.
+    let mut builder = match arguments.command {
+        Command::Dispatch { .. } => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    let runtime = builder.enable_all().max_blocking_threads(16).build();
     let ran = runtime
         .context("cannot start")
         .and_then(|runtime| runtime.block_on(run(arguments)));
@@ -212,10 +214,10 @@ fn main() -> ExitCode {
 }
 
 async fn run(arguments: Arguments) -> anyhow::Result<()> {
-    let config = read_config(
-        &arguments.common.config,
-        arguments.common.schemas.as_deref(),
-    )?;
+    // No document passes through a dispatcher.
+    let schemas = arguments.common.schemas.as_deref();
+    let schemas = schemas.filter(|_| !matches!(arguments.command, Command::Dispatch { .. }));
+    let config = read_config(&arguments.common.config, schemas)?;
     let secrets = SecretFiles::new(&arguments.common.secrets);
     let (stop, stopping) = watch::channel(false);
     let (mut terminate, mut interrupt) = (
@@ -380,7 +382,7 @@ async fn dispatch(
     let mut dispatchers = Vec::with_capacity(storages.len());
     for config in storages {
         let jobs = ClusterJobs::of(&config.namespace).await?;
-        let versions = connect(&config, secrets, clock.clone(), 0).await?.versions;
+        let (versions, _) = connect_versions(&config, secrets, clock.clone(), 0).await?;
         let storage = config.beside.clone();
         dispatchers.push(Dispatcher::new(versions, storage, plugins.clone(), jobs));
     }
