@@ -8,6 +8,9 @@ use crate::queue::{Priority, Task};
 use crate::state::{Epoch, Stage, VersionState};
 use crate::store::{Condition, ObjectRef, StoreError};
 
+/// Attempts at a removal that others come between.
+const REMOVALS: usize = 10;
+
 impl Versions {
     /// Aborts the upload at `epoch` (absent: the one that runs). Repeating it is harmless. A
     /// completed version cannot be aborted.
@@ -101,6 +104,21 @@ impl Versions {
     /// Takes a version away, whatever stage it is in: an upload is aborted, what is published expires
     /// now. Returns the epoch that is removed; none where there is nothing to remove.
     pub async fn remove(
+        &self,
+        project: &Project,
+        version: &Version,
+    ) -> Result<Option<Epoch>, WriteError> {
+        let mut attempts = 0;
+        loop {
+            match self.remove_once(project, version).await {
+                // The sweeper found it due and was faster, or a worker wrote how far it is.
+                Err(WriteError::Superseded { .. }) if attempts < REMOVALS => attempts += 1,
+                removed => return removed,
+            }
+        }
+    }
+
+    async fn remove_once(
         &self,
         project: &Project,
         version: &Version,
