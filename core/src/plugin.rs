@@ -101,6 +101,12 @@ impl PluginConfig {
     }
 }
 
+/// A text as the variable of a container has to be written to be that text there: Kubernetes replaces
+/// `$(NAME)` and takes `$$` for a `$` (core/v1 EnvVar).
+pub fn variable(text: &str) -> String {
+    text.replace('$', "$$")
+}
+
 /// What became of a run of a plugin, as the operator writes it for the API.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -148,6 +154,40 @@ mod tests {
     use super::*;
     use jiff::Timestamp;
     use serde_json::json;
+
+    /// What Kubernetes makes of a variable's text (third_party/forked/golang/expansion).
+    fn expanded(text: &str) -> String {
+        let mut out = String::new();
+        let mut rest = text;
+        while let Some(at) = rest.find('$') {
+            let (before, from) = rest.split_at(at);
+            out.push_str(before);
+            if let Some(after) = from.strip_prefix("$$") {
+                out.push('$');
+                rest = after;
+            } else if let Some((_, after)) =
+                from.strip_prefix("$(").and_then(|own| own.split_once(')'))
+            {
+                out.push_str("EXPANDED");
+                rest = after;
+            } else {
+                out.push('$');
+                rest = &from[1..];
+            }
+        }
+        out.push_str(rest);
+        out
+    }
+
+    #[test]
+    fn a_variable_is_the_text_that_it_was_made_of() {
+        for text in [
+            "a", "$", "$$", "$(HOME)", "$$(HOME)", "$$$(A)$", "$()", "$( $(B)",
+        ] {
+            assert_eq!(expanded(&variable(text)), text);
+        }
+        assert_eq!(expanded("$(HOME)"), "EXPANDED");
+    }
 
     #[test]
     fn events_start_those_who_wait_for_them() {

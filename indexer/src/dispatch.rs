@@ -5,18 +5,19 @@
 //! one reads again. Jobs are made suspended: the operator, which sees how many run, lets them begin.
 //! This process may make Jobs and nothing else; making one is behind `Jobs`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use artifactdb_core::event::Event;
 use artifactdb_core::keys;
-use artifactdb_core::plugin::Interest;
+use artifactdb_core::plugin::{Interest, variable};
 use artifactdb_core::store::{self, Condition, StoreError};
 use artifactdb_core::versions::{LogPosition, LogReader, Logged, Versions};
 use futures::StreamExt;
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -93,6 +94,9 @@ pub struct Dispatcher<J> {
     storage: Option<String>,
     plugins: Vec<PluginJob>,
     jobs: J,
+    /// Plugins whose Jobs are denied: no later one is waited for, or every one of a burst would hold up
+    /// all other plugins.
+    denied: Mutex<BTreeSet<String>>,
 }
 
 impl<J: Jobs> Dispatcher<J> {
@@ -107,6 +111,7 @@ impl<J: Jobs> Dispatcher<J> {
             storage,
             plugins,
             jobs,
+            denied: Mutex::default(),
         }
     }
 
@@ -246,6 +251,7 @@ impl<J: Jobs> Dispatcher<J> {
         loop {
             match self.jobs.create(&job).await {
                 Ok(()) => {
+                    self.denied.lock().remove(name);
                     tracing::debug!(plugin = name, event, "started");
                     return;
                 }
@@ -253,7 +259,10 @@ impl<J: Jobs> Dispatcher<J> {
                     tracing::error!(plugin = name, event, reason, "its Job is refused; left out");
                     return;
                 }
-                Err(JobError::Denied(reason)) if begun.elapsed() > DENIED_LIFE => {
+                Err(JobError::Denied(reason))
+                    if begun.elapsed() > DENIED_LIFE || self.denied.lock().contains(name) =>
+                {
+                    self.denied.lock().insert(name.clone());
                     tracing::error!(plugin = name, event, reason, "its Job is denied; left out");
                     return;
                 }
@@ -296,7 +305,7 @@ impl<J: Jobs> Dispatcher<J> {
     }
 }
 
-/// An event as a plugin gets it. Kubernetes would replace `$(NAME)` in a variable.
+/// An event as a plugin gets it.
 fn text(event: &Event) -> String {
     let mut text = json!(event).to_string();
     if text.len() > EVENT_MAX {
@@ -306,7 +315,7 @@ fn text(event: &Event) -> String {
         };
         text = json!(short).to_string();
     }
-    text.replace("$(", "$$(")
+    variable(&text)
 }
 
 /// The same for the same event, and another for every other. Two storages may know events of one id.

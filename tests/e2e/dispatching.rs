@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use artifactdb_e2e::table::{Limit, Table};
-use artifactdb_e2e::{Instance, Space, eventually, table};
+use artifactdb_e2e::{Instance, Space, eventually, memory, table};
 use futures::StreamExt;
 use kube::ResourceExt;
 use kube::api::{Api, DynamicObject, PostParams, WatchEvent, WatchParams};
@@ -101,24 +101,6 @@ async fn events(instance: &Instance) -> HashMap<String, f64> {
     }
 }
 
-/// Resident memory of the dispatcher in MB, where its pod runs on this machine.
-fn memory() -> Option<f64> {
-    let processes = std::fs::read_dir("/proc").ok()?;
-    let status = processes
-        .filter_map(|entry| {
-            let path = entry.ok()?.path();
-            let line = std::fs::read(path.join("cmdline")).ok()?;
-            let own = line.starts_with(b"/artifactdb-indexer\0dispatch\0");
-            own.then(|| std::fs::read_to_string(path.join("status")).ok())?
-        })
-        .next()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kilobytes: f64 = line.trim().trim_end_matches(" kB").parse().ok()?;
-    Some(kilobytes * 1024.0 / 1e6)
-}
-
 /// Writes to this namespace in the API server's audit log by accounts of our own, where this machine
 /// runs it.
 fn audited(space: &Space) -> Option<usize> {
@@ -160,7 +142,7 @@ async fn main() -> ExitCode {
     let before = audited(&space);
     tokio::time::sleep(QUIET).await;
     let quiet = audited(&space).zip(before).map(|(now, then)| now - then);
-    let idle = memory();
+    let idle = memory("/artifactdb-indexer\0dispatch\0").map(|(now, _)| now);
 
     let seen = Seen::watch(&space);
     for number in 1..=EVENTS {

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use artifactdb_e2e::table::{Limit, Table};
-use artifactdb_e2e::{Space, eventually, resource, variable};
+use artifactdb_e2e::{Space, eventually, memory, resource, variable};
 use futures::StreamExt;
 use futures::stream;
 use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
@@ -116,7 +116,7 @@ async fn main() -> ExitCode {
         .audited()
         .zip(audited)
         .map(|(now, then)| now - then);
-    let memory = operator.memory();
+    let steady_memory = memory("/artifactdb-operator\0");
 
     let audited = operator.audited();
     operator.restart().await;
@@ -141,7 +141,7 @@ async fn main() -> ExitCode {
         .audited()
         .zip(audited)
         .map(|(now, then)| now - then);
-    let restart_memory = operator.memory();
+    let restart_memory = memory("/artifactdb-operator\0");
 
     let rate = |took: Duration| objects as f64 / took.as_secs_f64();
     let mut table = Table::default();
@@ -180,7 +180,7 @@ async fn main() -> ExitCode {
     if let Some(count) = restart_audited {
         table.row("restart: writes, by the audit log", count as f64, zero);
     }
-    if let Some((now, most)) = memory {
+    if let Some((now, most)) = steady_memory {
         table.row("memory: MB after that", now, Some(Limit::AtMost(60.0)));
         table.row("memory: MB at the most", most, Some(Limit::AtMost(60.0)));
     }
@@ -557,24 +557,5 @@ impl Operator {
         let text = std::fs::read_to_string(path).unwrap_or_default();
         let own = |line: &&str| line.contains(ACCOUNT);
         Some(text.lines().filter(own).count())
-    }
-
-    /// Resident memory now and at the most, in MB; where its pod runs on this machine.
-    fn memory(&self) -> Option<(f64, f64)> {
-        let processes = std::fs::read_dir("/proc").ok()?;
-        let status = processes
-            .filter_map(|entry| {
-                let path = entry.ok()?.path();
-                let line = std::fs::read(path.join("cmdline")).ok()?;
-                let own = line.starts_with(b"/artifactdb-operator\0");
-                own.then(|| std::fs::read_to_string(path.join("status")).ok())?
-            })
-            .next()?;
-        let read = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-            let kilobytes: f64 = line.trim().trim_end_matches(" kB").parse().ok()?;
-            Some(kilobytes * 1024.0 / 1e6)
-        };
-        Some((read("VmRSS:")?, read("VmHWM:")?))
     }
 }

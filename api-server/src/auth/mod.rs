@@ -9,7 +9,7 @@ mod keys;
 use std::sync::Arc;
 
 use artifactdb_core::permissions::{Caller, User, roles};
-use artifactdb_core::plugin::Grants;
+use artifactdb_core::plugin::{Grants, PLUGIN_USER};
 use axum::extract::FromRequestParts;
 use http::HeaderName;
 use http::header::AUTHORIZATION;
@@ -89,7 +89,9 @@ impl App {
     /// The user that a token names, with their groups.
     async fn user(&self, token: &str) -> ApiResult<User> {
         let mut user = self.verifier.verify(token).await?;
-        if let Some(groups) = &self.groups {
+        // A plugin is nobody whom a directory knows.
+        let person = !user.id.starts_with(PLUGIN_USER);
+        if let Some(groups) = self.groups.as_ref().filter(|_| person) {
             user.groups = groups.of(&user.id).await;
         }
         Ok(user)

@@ -3,6 +3,7 @@
 //! its Jobs. Its pods bring a token of an account of their own, which the cluster makes for each pod
 //! and the API believes for what `spec.access` says.
 
+use artifactdb_core::plugin::variable;
 use artifactdb_core::timestamp::parse_period;
 use artifactdb_crds::plugin::{ArtifactPluginSpec, Run};
 use artifactdb_crds::schedule::ArtifactScheduleSpec;
@@ -132,7 +133,7 @@ impl Rendering<'_> {
             json!({"name": "ARTIFACTDB_INSTANCE", "value": self.plan.name()}),
             json!({"name": "ARTIFACTDB_PLUGIN", "value": name}),
             json!({"name": "ARTIFACTDB_TOKEN_FILE", "value": format!("{TOKEN_FOLDER}/token")}),
-            json!({"name": "ARTIFACTDB_EVENT", "value": event.to_string().replace("$(", "$$(")}),
+            json!({"name": "ARTIFACTDB_EVENT", "value": variable(&event.to_string())}),
         ];
         for own in &spec.env {
             env.retain(|other| other["name"] != *own.name);

@@ -172,3 +172,49 @@ fn no_event_is_lost_and_none_starts_two_jobs() {
         "hardly any Jobs: {made}"
     );
 }
+
+/// A cluster whose policy wants no Jobs of one plugin.
+#[derive(Clone, Default)]
+struct Barring {
+    made: Arc<Mutex<BTreeSet<String>>>,
+    denied: Arc<Mutex<usize>>,
+}
+
+impl Jobs for Barring {
+    async fn create(&self, job: &Value) -> Result<(), JobError> {
+        let name = job["metadata"]["name"].as_str().unwrap().to_owned();
+        if name.starts_with("i-plugin-barred") {
+            *self.denied.lock() += 1;
+            return Err(JobError::Denied("a policy denied it".to_owned()));
+        }
+        self.made.lock().insert(name);
+        Ok(())
+    }
+}
+
+/// A hundred events of a plugin whose Jobs are denied hold up the others once, and not a hundred times.
+#[test]
+fn a_plugin_whose_jobs_are_denied_holds_up_no_other_for_long() {
+    seeds(|seed| async move {
+        let world = World::new(seed);
+        let versions = &world.versions;
+        let begun = versions.clock.now();
+        let cluster = Barring::default();
+        let plugins = vec![plugin("barred", begun, &[]), plugin("every", begun, &[])];
+        for number in 0..100 {
+            let now = versions.clock.now();
+            let cause = number.to_string();
+            let event = Event::of_instance(EventStage::Indexed, &cause, now, json!({}));
+            while versions.tell_of_instance(&event).await.is_err() {}
+        }
+        let dispatcher = Dispatcher::new(versions.clone(), None, plugins, cluster.clone());
+        let (_stop, stopping) = watch::channel(false);
+        let patience = Duration::from_secs(2500);
+        let _ = tokio::time::timeout(patience, dispatcher.run(stopping)).await;
+        assert_eq!(cluster.made.lock().len(), 100);
+        // Sixteen at a time are tried for two minutes, a dozen times each; then none is for long.
+        let denied = *cluster.denied.lock();
+        assert!((100..500).contains(&denied), "{denied}");
+        1
+    });
+}

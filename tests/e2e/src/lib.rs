@@ -46,6 +46,26 @@ where
     }
 }
 
+/// Resident memory now and at the most, in MB, of the process whose command line begins so; where its
+/// pod runs on this machine.
+pub fn memory(command: &str) -> Option<(f64, f64)> {
+    let processes = std::fs::read_dir("/proc").ok()?;
+    let status = processes
+        .filter_map(|entry| {
+            let path = entry.ok()?.path();
+            let line = std::fs::read(path.join("cmdline")).ok()?;
+            let own = line.starts_with(command.as_bytes());
+            own.then(|| std::fs::read_to_string(path.join("status")).ok())?
+        })
+        .next()?;
+    let read = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+        let kilobytes: f64 = line.trim().trim_end_matches(" kB").parse().ok()?;
+        Some(kilobytes * 1024.0 / 1e6)
+    };
+    Some((read("VmRSS:")?, read("VmHWM:")?))
+}
+
 /// A namespace of the cluster, deleted at the end of its test.
 pub struct Space {
     pub client: Client,
