@@ -291,6 +291,12 @@ syncFrequency: 10s
 CONFIG
     start kubelet "$BIN/kubelet" --config "$RUN/kubelet.yaml" --kubeconfig "$RUN/kubelet.kubeconfig" \
         --hostname-override node1 --node-ip "$ADDRESS" --root-dir "$RUN/kubelet" --cert-dir "$RUN/kubelet-certs"
+    # What kube-proxy does not know yet is refused: it would leave this machine otherwise, and be
+    # answered by whoever is out there.
+    local chain
+    for chain in OUTPUT FORWARD; do
+        iptables -A "$chain" -d "$SERVICES" -m comment --comment KUBE-UNKNOWN-SERVICE -j REJECT
+    done
     start kube-proxy "$BIN/kube-proxy" --kubeconfig "$RUN/proxy.kubeconfig" --proxy-mode iptables \
         --cluster-cidr "$PODS" --conntrack-max-per-core 0 --hostname-override node1
     cat >"$RUN/Corefile" <<CONFIG

@@ -76,7 +76,7 @@ copy() {
         [ -e "$folder$file" ] && continue
         mkdir -p "$folder$(dirname "$file")"
         cp -L "$file" "$folder$file"
-    done < <(echo "$2"; ldd "$2" 2>/dev/null | grep -o '/[^ ]*')
+    done < <(echo "$2"; ldd "$2" 2>/dev/null | grep -o '/[^ ]*' || true)
 }
 
 load_plugins() {

@@ -293,8 +293,11 @@ impl Space {
         let host = format!("{name}.{}.svc", self.name);
         let instance = Instance::new(&host, address.parse().unwrap());
         // Every node's proxy learns of the pods in its own time.
-        eventually("the Service is routed", Duration::from_secs(10), || {
-            instance.get("/")
+        eventually("the Service is routed", Duration::from_secs(10), || async {
+            match instance.get("/").await? {
+                (200, _) => Ok(()),
+                (status, body) => Err(format!("{status} {body}")),
+            }
         })
         .await;
         instance
