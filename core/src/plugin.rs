@@ -131,6 +131,9 @@ pub struct Interest {
     /// None: all.
     #[serde(default)]
     pub projects: Projects,
+    /// What `projects` would let through.
+    #[serde(default, skip_serializing_if = "Projects::is_empty")]
+    pub excluded: Projects,
 }
 
 impl Interest {
@@ -139,13 +142,13 @@ impl Interest {
         if event.stage == EventStage::Requested {
             return event.message["plugin"] == plugin;
         }
-        let of_project = |project: &Option<Project>| {
-            project
-                .as_ref()
-                .is_some_and(|project| self.projects.covers(project))
+        let among = |projects: &Projects| {
+            let project = event.project_id.as_ref();
+            project.is_some_and(|project| projects.covers(project))
         };
         self.on.contains(&event.stage)
-            && (self.projects.is_empty() || of_project(&event.project_id))
+            && (self.projects.is_empty() || among(&self.projects))
+            && !among(&self.excluded)
     }
 }
 
@@ -194,6 +197,7 @@ mod tests {
         let interest = |on: &[EventStage], projects: &[&str]| Interest {
             on: on.to_vec(),
             projects: Projects::new(projects.iter().map(|own| (*own).to_owned()).collect()),
+            excluded: Projects::default(),
         };
         let whole = Event::of_instance(
             EventStage::AllIndexed,
@@ -214,12 +218,18 @@ mod tests {
         assert!(!interest(&on, &["PRJ*"]).matches("p", &indexed("A")));
         assert!(!interest(&on, &["A"]).matches("p", &whole));
         assert!(!interest(&[], &[]).matches("p", &whole));
+        let but = Interest {
+            excluded: Projects::new(vec!["PRJ*".to_owned(), "A".to_owned()]),
+            ..interest(&on, &[])
+        };
+        assert!(but.matches("p", &indexed("B")) && but.matches("p", &whole));
+        assert!(!but.matches("p", &indexed("A")) && !but.matches("p", &indexed("PRJ000001")));
         let asked = Event {
             stage: EventStage::Requested,
             message: json!({"plugin": "p", "params": {}}),
             ..whole
         };
-        assert!(interest(&[], &["A"]).matches("p", &asked));
+        assert!(interest(&[], &["A"]).matches("p", &asked) && but.matches("p", &asked));
         assert!(!interest(&on, &[]).matches("q", &asked));
     }
 }

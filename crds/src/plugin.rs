@@ -67,6 +67,10 @@ pub struct ArtifactPluginSpec {
     /// Projects whose events count, by name or by the beginning of a name as in `PRJ*`; none: all.
     #[serde(default)]
     pub projects: Vec<String>,
+    /// Projects whose events never count, in the same way: those that it writes to, or it would start
+    /// itself without end.
+    #[serde(default)]
+    pub excluded_projects: Vec<String>,
     /// What its token allows.
     #[serde(default)]
     pub access: PluginAccess,
@@ -128,6 +132,7 @@ impl ArtifactPlugin {
             interest: Interest {
                 on: spec.on.clone(),
                 projects: Projects::new(spec.projects.clone()),
+                excluded: Projects::new(spec.excluded_projects.clone()),
             },
             access: Grants {
                 read: Projects::new(spec.access.read.clone()),

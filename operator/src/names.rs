@@ -20,6 +20,8 @@ pub const MAPPING: &str = "artifactdb.io/mapping";
 pub const PLUGIN: &str = "artifactdb.io/plugin";
 /// The event that started a Job.
 pub const EVENT: &str = "artifactdb.io/event";
+/// On a Job that an event started: it was let begin.
+pub const BEGUN: &str = "artifactdb.io/begun";
 /// On CronJobs: the plugin or schedule that they are made from, `plugin/<name>`.
 pub const SOURCE: &str = "artifactdb.io/source";
 /// On pod templates: changes with the Secrets that they mount.

@@ -15,7 +15,7 @@ use kube::api::{Api, DeleteParams, ListParams, LogParams, Patch, PatchParams, Pr
 use kube::runtime::controller::Action;
 use serde_json::json;
 
-use crate::names::{MANAGER, cron_job};
+use crate::names::{BEGUN, MANAGER, cron_job};
 use crate::object::{Child, ChildKind};
 use crate::operator::{Operator, ReconcileError, jittered};
 use crate::plan::rolled_out;
@@ -153,7 +153,7 @@ async fn admit(
         }
         for job in begin {
             let patch = json!({
-                "metadata": {"uid": job.uid()},
+                "metadata": {"uid": job.uid(), "annotations": {BEGUN: "true"}},
                 "spec": {"suspend": false},
             });
             let parameters = PatchParams {

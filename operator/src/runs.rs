@@ -7,7 +7,7 @@ use std::sync::Arc;
 use artifactdb_crds::plugin::{ArtifactPluginStatus, Run};
 use kube::ResourceExt;
 
-use crate::names::{EVENT, INSTANCE};
+use crate::names::{BEGUN, EVENT, INSTANCE};
 use crate::object::Child;
 
 /// Runs that events start at the same time, where nobody says how many.
@@ -38,7 +38,7 @@ pub fn phase(job: &Child) -> Phase {
 }
 
 /// Jobs of one instance that may begin now, the oldest first. Those that a person or a schedule
-/// starts count, too: they are not asked.
+/// starts count, too: they are not asked. One that has begun and is suspended is so by a person.
 pub fn admitted<'a>(jobs: &'a [Arc<Child>], instance: &str, most: Option<u32>) -> Vec<&'a Child> {
     let own = |job: &&Arc<Child>| {
         job.label(INSTANCE) == Some(instance) && job.metadata.deletion_timestamp.is_none()
@@ -52,7 +52,7 @@ pub fn admitted<'a>(jobs: &'a [Arc<Child>], instance: &str, most: Option<u32>) -
     let mut waiting: Vec<&Child> = jobs
         .iter()
         .filter(own)
-        .filter(|job| phase(job) == Phase::Waiting)
+        .filter(|job| phase(job) == Phase::Waiting && job.annotation(BEGUN).is_none())
         .map(|job| &**job)
         .collect();
     waiting.sort_by_cached_key(|job| {
@@ -206,6 +206,9 @@ mod tests {
         assert_eq!(names(&admitted(&jobs, "a", Some(2))), ["w1"]);
         assert_eq!(names(&admitted(&jobs, "a", None)), ["w1", "w2"]);
         assert!(admitted(&jobs, "a", Some(1)).is_empty());
+        let mut begun = Child::clone(&jobs[2]);
+        begun.metadata.annotations = Some([(BEGUN.to_owned(), "true".to_owned())].into());
+        assert!(admitted(&[Arc::new(begun)], "a", None).is_empty());
         let served = BTreeSet::from(["a".to_owned()]);
         assert_eq!(names(&orphaned(&jobs, &served)), ["x"]);
     }

@@ -649,6 +649,8 @@ pub struct Plugin {
     on: Vec<EventStage>,
     /// Projects whose events count; none: all.
     projects: Vec<String>,
+    /// Projects whose events never count.
+    excluded_projects: Vec<String>,
     access: PluginAccess,
     #[schema(required)]
     last_run: Option<PluginRun>,

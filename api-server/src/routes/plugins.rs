@@ -50,6 +50,7 @@ pub async fn plugins(State(app): State<Arc<App>>, _: Admin) -> ApiResult<Json<Va
             "name": own.name,
             "on": own.interest.on,
             "projects": own.interest.projects,
+            "excluded_projects": own.interest.excluded,
             "access": {"read": own.access.read, "write": own.access.write},
             "last_run": runs.get(&own.name).and_then(|runs| runs.first()).map(shown),
         })

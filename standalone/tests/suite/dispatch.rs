@@ -72,6 +72,7 @@ fn plugin(name: &str, since: jiff::Timestamp, projects: &[&str]) -> PluginJob {
         interest: Interest {
             on: vec![EventStage::Indexed],
             projects: Projects::new(projects.iter().map(|own| (*own).to_owned()).collect()),
+            excluded: Projects::default(),
         },
         job: json!({
             "metadata": {"annotations": {}},
