@@ -553,7 +553,8 @@ pub struct IndexerPods {
     /// Compute of each.
     #[serde(default)]
     pub resources: Option<Resources>,
-    /// Merged into the pod template.
+    /// Merged into the pod template. Where pods run and with what holds for Jobs on the index and the
+    /// dispatcher of events, too.
     #[serde(default)]
     #[schemars(schema_with = "any_object")]
     pub pod_template: Option<Value>,

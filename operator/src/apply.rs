@@ -5,15 +5,16 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use kube::Api;
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
-use kube::{Api, Resource, ResourceExt};
 use parking_lot::Mutex;
 use rand::RngCore;
 use serde_json::{Value, json};
 use thiserror::Error;
 
+use crate::child::{Child, ChildObject};
 use crate::names::{APPLIED, MANAGER};
-use crate::object::{Child, ChildKind, Mode, Object};
+use crate::object::{ChildKind, Mode, Object};
 use crate::plan::Problem;
 use crate::world::{World, child_api};
 
@@ -53,9 +54,9 @@ pub struct Applier {
 /// What changes when somebody changes an object: its generation, and where there is none, its
 /// version.
 fn state(child: &Child) -> String {
-    match child.metadata.generation {
+    match child.generation {
         Some(generation) => format!("g{generation}"),
-        None => format!("v{}", child.resource_version().unwrap_or_default()),
+        None => format!("v{}", child.resource_version),
     }
 }
 
@@ -117,7 +118,7 @@ impl Applier {
             self.writes.fetch_add(1, Ordering::Relaxed);
             let api = child_api(&world.client, Some(namespace), *kind);
             let parameters = DeleteParams::background().preconditions(Preconditions {
-                uid: child.uid(),
+                uid: Some(child.uid.to_string()),
                 resource_version: None,
             });
             match api.delete(name, &parameters).await {
@@ -152,12 +153,12 @@ impl Applier {
         if live.annotation(APPLIED) != Some(&hash) {
             return false;
         }
-        let uid = live.uid().unwrap_or_default();
+        let uid = &*live.uid;
         let mark = Mark {
             hash,
             state: state(live),
         };
-        if self.marks.lock().get(&uid) == Some(&mark) {
+        if self.marks.lock().get(uid) == Some(&mark) {
             return true;
         }
         let api: Api<DynamicObject> =
@@ -172,7 +173,7 @@ impl Applier {
         }
         let current = contains(&whole, &wanted);
         if current {
-            self.marks.lock().insert(uid, mark);
+            self.marks.lock().insert(uid.to_owned(), mark);
         }
         current
     }
@@ -204,9 +205,9 @@ impl Applier {
                 let body: DynamicObject =
                     serde_json::from_value(body).map_err(kube::Error::SerdeError)?;
                 match api.create(&parameters, &body).await {
-                    Ok(made) => Child {
+                    Ok(made) => ChildObject {
                         metadata: made.metadata,
-                        ..Child::default()
+                        ..ChildObject::default()
                     },
                     Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => {
                         let api = child_api(&world.client, Some(namespace), object.kind);
@@ -236,13 +237,12 @@ impl Applier {
                 }
             }
         };
-        let uid = written.uid().unwrap_or_default();
+        let written = world.learn(object.kind, written);
         let mark = Mark {
             hash: object.hash(),
             state: state(&written),
         };
-        self.marks.lock().insert(uid, mark);
-        world.learn(object.kind, written);
+        self.marks.lock().insert(written.uid.to_string(), mark);
         Ok(true)
     }
 }
@@ -262,11 +262,8 @@ pub fn to_write(object: &Object, replicas: Option<i32>) -> Value {
 pub fn is_unwanted(objects: &[Object], kind: ChildKind, child: &Child, owner: &str) -> bool {
     let wanted = objects
         .iter()
-        .any(|object| object.kind == kind && object.name == child.name());
-    !wanted
-        && kind != ChildKind::Secret
-        && is_controlled_by(child, owner)
-        && child.metadata.deletion_timestamp.is_none()
+        .any(|object| object.kind == kind && object.name == *child.name);
+    !wanted && kind != ChildKind::Secret && is_controlled_by(child, owner) && !child.leaves
 }
 
 /// A name that is somebody else's.
@@ -282,10 +279,8 @@ pub fn taken(object: &Object) -> Problem {
 }
 
 fn is_controlled_by(child: &Child, uid: &str) -> bool {
-    let owners = child.meta().owner_references.iter().flatten();
-    owners
-        .into_iter()
-        .any(|owner| owner.controller == Some(true) && owner.uid == uid)
+    let mut owners = child.owners.iter();
+    owners.any(|owner| owner.controls && &*owner.uid == uid)
 }
 
 fn remove(value: &mut Value, at: &str, name: &str) {

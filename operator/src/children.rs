@@ -1,5 +1,5 @@
 //! Everything that is watched beside the custom resources: children, and the Secrets and ConfigMaps
-//! that resources refer to. What is kept of an object is what decisions need, never a Secret's data.
+//! that resources refer to. What is kept of each is `child`'s.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -7,20 +7,22 @@ use std::sync::Arc;
 use kube::runtime::watcher::Event;
 use parking_lot::RwLock;
 
-use crate::names::{
-    APPLIED, COMPONENT, EVENT, INSTANCE, MANAGED_BY, MANAGER, MAPPING, PLUGIN, SCHEMAS, SOURCE,
-};
-use crate::object::{Child, ChildKind};
+use crate::child::{Child, ChildObject};
+use crate::names::{INSTANCE, PLUGIN};
+use crate::object::ChildKind;
 
-type Key = (ChildKind, String, String);
+/// Kind, namespace and name, which the child has, too.
+type Key = (ChildKind, Arc<str>, Arc<str>);
+/// A namespace, and something in it.
+type Group = (Arc<str>, Box<str>);
 
 #[derive(Default)]
 struct Known {
     all: HashMap<Key, Arc<Child>>,
     /// Keys of children, by namespace and instance.
-    by_instance: HashMap<(String, String), HashSet<Key>>,
+    by_instance: HashMap<Group, HashSet<Key>>,
     /// Keys of Jobs, by namespace and the plugin whose runs they are.
-    by_plugin: HashMap<(String, String), HashSet<Key>>,
+    by_plugin: HashMap<Group, HashSet<Key>>,
     /// What a list that is not complete yet has shown so far.
     listing: HashMap<ChildKind, HashMap<Key, Arc<Child>>>,
 }
@@ -37,60 +39,15 @@ pub struct Change {
 }
 
 fn key(kind: ChildKind, child: &Child) -> Key {
-    let namespace = child.metadata.namespace.clone().unwrap_or_default();
-    (kind, namespace, child.name().to_owned())
+    (kind, child.namespace.clone(), child.name.clone())
 }
 
-fn group(child: &Child) -> Option<(String, String)> {
-    let instance = child.label(INSTANCE)?.to_owned();
-    (child.label(MANAGED_BY) == Some(MANAGER)).then(|| {
-        (
-            child.metadata.namespace.clone().unwrap_or_default(),
-            instance,
-        )
-    })
+fn group(child: &Child) -> Option<Group> {
+    Some((child.namespace.clone(), child.label(INSTANCE)?.into()))
 }
 
-fn plugin(child: &Child) -> Option<(String, String)> {
-    let plugin = child.label(PLUGIN)?.to_owned();
-    let namespace = child.metadata.namespace.clone().unwrap_or_default();
-    Some((namespace, plugin))
-}
-
-/// Drops what no decision needs: of a large cluster this is most.
-fn pruned(mut child: Child) -> Arc<Child> {
-    let own = child.label(MANAGED_BY) == Some(MANAGER);
-    let meta = &mut child.metadata;
-    meta.managed_fields = None;
-    let labels = meta.labels.get_or_insert_default();
-    labels.retain(|name, _| own && [MANAGED_BY, INSTANCE, COMPONENT, PLUGIN].contains(&&**name));
-    let annotations = meta.annotations.get_or_insert_default();
-    annotations
-        .retain(|name, _| own && [APPLIED, SCHEMAS, MAPPING, SOURCE, EVENT].contains(&&**name));
-    if !own {
-        meta.owner_references = None;
-    }
-    Arc::new(child)
-}
-
-/// Whether nothing changed that decides anything: most of what a watch tells is an echo of our own
-/// writes, or a field that nobody reads here.
-fn same(kind: ChildKind, before: &Child, after: &Child) -> bool {
-    let (old, new) = (&before.metadata, &after.metadata);
-    if old.uid == new.uid && old.resource_version == new.resource_version {
-        return true;
-    }
-    !kind.is_referred_to()
-        && old.uid == new.uid
-        && old.generation == new.generation
-        && old.labels == new.labels
-        && old.annotations == new.annotations
-        && old.owner_references == new.owner_references
-        && old.deletion_timestamp == new.deletion_timestamp
-        // What has no generation is told apart by its version alone.
-        && old.generation.is_some()
-        && before.spec == after.spec
-        && before.status == after.status
+fn plugin(child: &Child) -> Option<Group> {
+    Some((child.namespace.clone(), child.label(PLUGIN)?.into()))
 }
 
 impl Known {
@@ -141,7 +98,7 @@ impl Known {
 
 impl Children {
     /// Takes in what a watch says of `kind`. Returns what changed.
-    pub fn take(&self, kind: ChildKind, event: Event<Child>) -> Vec<Change> {
+    pub fn take(&self, kind: ChildKind, event: Event<ChildObject>) -> Vec<Change> {
         let mut known = self.0.write();
         match event {
             Event::Init => {
@@ -149,7 +106,7 @@ impl Children {
                 Vec::new()
             }
             Event::InitApply(child) => {
-                let child = pruned(child);
+                let child = Arc::new(Child::from(child));
                 known
                     .listing
                     .entry(kind)
@@ -175,8 +132,8 @@ impl Children {
                     .collect();
                 for (key, child) in listed {
                     let before = known.put(key, child.clone());
-                    let version = |child: &Arc<Child>| child.metadata.resource_version.clone();
-                    if before.as_ref().map(version) != Some(version(&child)) {
+                    let version = |child: &Child| child.resource_version.clone();
+                    if before.as_deref().map(version) != Some(version(&child)) {
                         changes.push(Change {
                             kind,
                             before,
@@ -187,9 +144,9 @@ impl Children {
                 changes
             }
             Event::Apply(child) => {
-                let child = pruned(child);
+                let child = Arc::new(Child::from(child));
                 let before = known.put(key(kind, &child), child.clone());
-                if before.as_ref().is_some_and(|own| same(kind, own, &child)) {
+                if before.as_ref().is_some_and(|own| own.is_same(&child)) {
                     return Vec::new();
                 }
                 vec![Change {
@@ -199,7 +156,7 @@ impl Children {
                 }]
             }
             Event::Delete(child) => {
-                let before = known.lose(&key(kind, &child));
+                let before = known.lose(&key(kind, &Child::from(child)));
                 vec![Change {
                     kind,
                     before,
@@ -210,31 +167,30 @@ impl Children {
     }
 
     /// Takes in what the API server answered to a write: the watch tells it later.
-    pub fn learn(&self, kind: ChildKind, child: Child) {
-        let child = pruned(child);
+    pub fn learn(&self, kind: ChildKind, child: ChildObject) -> Arc<Child> {
+        let child = Arc::new(Child::from(child));
         let key = key(kind, &child);
         let mut known = self.0.write();
-        let number = |child: &Child| -> Option<u64> {
-            child.metadata.resource_version.as_ref()?.parse().ok()
-        };
+        let number = |child: &Child| child.resource_version.parse::<u64>().ok();
         let newer = known
             .all
             .get(&key)
             .is_none_or(|before| number(before) < number(&child));
         if newer {
-            known.put(key, child);
+            known.put(key, child.clone());
         }
+        child
     }
 
     pub fn get(&self, kind: ChildKind, namespace: &str, name: &str) -> Option<Arc<Child>> {
-        let key = (kind, namespace.to_owned(), name.to_owned());
+        let key = (kind, namespace.into(), name.into());
         self.0.read().all.get(&key).cloned()
     }
 
     /// The runs of a plugin.
     pub fn runs_of(&self, namespace: &str, plugin: &str) -> Vec<Arc<Child>> {
         let known = self.0.read();
-        let group = (namespace.to_owned(), plugin.to_owned());
+        let group = (namespace.into(), plugin.into());
         let keys = known.by_plugin.get(&group).into_iter().flatten();
         keys.filter_map(|key| known.all.get(key).cloned()).collect()
     }
@@ -242,9 +198,9 @@ impl Children {
     /// The children of an instance, by kind and name.
     pub fn of(&self, namespace: &str, instance: &str) -> BTreeMap<(ChildKind, String), Arc<Child>> {
         let known = self.0.read();
-        let group = (namespace.to_owned(), instance.to_owned());
+        let group = (namespace.into(), instance.into());
         let keys = known.by_instance.get(&group).into_iter().flatten();
-        keys.filter_map(|key| Some(((key.0, key.2.clone()), known.all.get(key)?.clone())))
+        keys.filter_map(|key| Some(((key.0, key.2.to_string()), known.all.get(key)?.clone())))
             .collect()
     }
 }
@@ -252,9 +208,10 @@ impl Children {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::names::{MANAGED_BY, MANAGER};
     use serde_json::json;
 
-    fn child(name: &str, version: &str, managed: bool) -> Child {
+    fn child(name: &str, version: &str, managed: bool) -> ChildObject {
         let labels = match managed {
             true => json!({MANAGED_BY: MANAGER, INSTANCE: "i", "other": "x"}),
             false => json!({"other": "x"}),

@@ -21,9 +21,10 @@ use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::child::Child;
 use crate::engine::{Access, Engines};
 use crate::names::{COMPONENT, INSTANCE, short_hash};
-use crate::object::{Child, ChildKind};
+use crate::object::ChildKind;
 use crate::plan::{Observed, Rehearsal, SecretSeen, TokenKeys, is_about};
 use crate::references::references;
 use crate::world::{World, chosen_in, each_in};
@@ -226,7 +227,7 @@ async fn schemas(
         let body = own.spec.schema_ref.as_ref().and_then(|reference| {
             let name = &reference.config_map;
             let seen = world.children.get(ChildKind::ConfigMap, namespace, name)?;
-            seen.resource_version()
+            Some(seen.resource_version.clone())
         });
         versions.push(format!(
             "{:?} {:?} {body:?}",
@@ -310,8 +311,8 @@ pub async fn inline(
     else {
         return Ok(());
     };
-    let uid = seen.uid().unwrap_or_default();
-    let version = seen.resource_version().unwrap_or_default();
+    let uid = seen.uid.to_string();
+    let version = seen.resource_version.to_string();
     let known = reading.texts.lock().get(&uid).cloned();
     let data = match known {
         Some((at, data)) if at == version => data,
@@ -350,8 +351,8 @@ async fn secrets(
         else {
             continue;
         };
-        let uid = seen.uid().unwrap_or_default();
-        let version = seen.resource_version().unwrap_or_default();
+        let uid = seen.uid.to_string();
+        let version = seen.resource_version.to_string();
         let known = reading.keys.lock().get(&uid).cloned();
         let keys = match known {
             Some((at, keys)) if at == version => keys,
@@ -396,7 +397,7 @@ pub async fn access(
         .flatten()
         .map(|name| {
             let seen = world.children.get(ChildKind::Secret, namespace, name);
-            let seen = seen.map(|own| (own.uid(), own.resource_version()));
+            let seen = seen.map(|own| (own.uid.clone(), own.resource_version.clone()));
             format!("{name} {seen:?}")
         })
         .collect();
@@ -460,7 +461,7 @@ async fn job_results(
         .filter(|((kind, _), child)| *kind == ChildKind::Job && is_about(child, mapping));
     for ((_, name), job) in jobs {
         let rehearses = job.label(COMPONENT) == Some("rehearse");
-        if job.holds("Complete") && rehearses && rehearsal.is_none() {
+        if job.condition("Complete").is_some() && rehearses && rehearsal.is_none() {
             let words = last_words(world, instance, name).await?;
             rehearsal = words.and_then(|words| serde_json::from_str(words.trim()).ok());
             if rehearsal.is_none() {
@@ -469,7 +470,7 @@ async fn job_results(
                 ));
             }
         }
-        if job.holds("Failed") {
+        if job.condition("Failed").is_some() {
             let words = last_words(world, instance, name).await?.unwrap_or_default();
             let line = words.trim().lines().last().unwrap_or_default().to_owned();
             failure = Some(format!("Job '{name}' failed: {line}"));

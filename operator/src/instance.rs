@@ -118,7 +118,7 @@ fn works(world: &World, namespace: &str, name: &str) -> bool {
     let own = world
         .children
         .get(ChildKind::Deployment, namespace, &deployment);
-    own.is_some_and(|own| own.status.available_replicas.unwrap_or(0) > 0)
+    own.is_some_and(|own| own.status().available_replicas.unwrap_or(0) > 0)
 }
 
 /// What takes seconds is seen within seconds, and what takes hours costs little.
@@ -206,7 +206,7 @@ async fn delete(operator: &Operator, instance: &ArtifactDB) -> Result<Action, Re
                 continue;
             }
             remain = true;
-            if child.metadata.deletion_timestamp.is_none() {
+            if !child.leaves {
                 let api = child_api(&world.client, Some(&namespace), kind);
                 match api.delete(&name, &DeleteParams::foreground()).await {
                     Ok(_) => {}

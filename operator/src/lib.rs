@@ -7,6 +7,7 @@
 //! No S3 here and no data of Redis.
 
 pub mod apply;
+pub mod child;
 pub mod children;
 pub mod definitions;
 pub mod engine;

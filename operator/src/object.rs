@@ -1,11 +1,6 @@
-//! Kinds of children, what is rendered of them, and what is seen of them in the cluster.
+//! Kinds of children, and what is rendered of them. What is seen of them in the cluster is `child`'s.
 
-use std::borrow::Cow;
-
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::Resource;
-use kube::core::{ApiResource, DynamicResourceScope};
-use serde::{Deserialize, Serialize};
+use kube::core::ApiResource;
 use serde_json::Value;
 
 /// A kind of child, in the order in which children are applied: what others need first.
@@ -124,11 +119,7 @@ impl ChildKind {
     pub fn is_seen_whole(self) -> bool {
         matches!(
             self,
-            ChildKind::Deployment
-                | ChildKind::StatefulSet
-                | ChildKind::Job
-                | ChildKind::CronJob
-                | ChildKind::HorizontalPodAutoscaler
+            ChildKind::Deployment | ChildKind::StatefulSet | ChildKind::Job | ChildKind::CronJob
         )
     }
 
@@ -159,133 +150,4 @@ pub struct Object {
     pub scaled: bool,
     /// The whole object, with apiVersion, kind and metadata.
     pub body: Value,
-}
-
-/// A child as it is seen.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct Child {
-    #[serde(default)]
-    pub metadata: ObjectMeta,
-    #[serde(default)]
-    pub spec: ChildSpec,
-    #[serde(default)]
-    pub status: ChildStatus,
-}
-
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ChildSpec {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub replicas: Option<i32>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub completions: Option<i32>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub suspend: Option<bool>,
-}
-
-/// The parts of the statuses of Deployments, StatefulSets, Jobs and CronJobs that are read.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ChildStatus {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub observed_generation: Option<i64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub replicas: Option<i32>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub updated_replicas: Option<i32>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub available_replicas: Option<i32>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ready_replicas: Option<i32>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub succeeded: Option<i32>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub failed: Option<i32>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub start_time: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub completion_time: Option<String>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub conditions: Vec<ChildCondition>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_schedule_time: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_successful_time: Option<String>,
-}
-
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ChildCondition {
-    #[serde(rename = "type")]
-    pub kind: String,
-    pub status: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_transition_time: Option<String>,
-    #[serde(default)]
-    pub reason: String,
-    #[serde(default)]
-    pub message: String,
-}
-
-impl Child {
-    pub fn name(&self) -> &str {
-        self.metadata.name.as_deref().unwrap_or_default()
-    }
-
-    pub fn annotation(&self, name: &str) -> Option<&str> {
-        let annotations = self.metadata.annotations.as_ref()?;
-        annotations.get(name).map(String::as_str)
-    }
-
-    pub fn label(&self, name: &str) -> Option<&str> {
-        let labels = self.metadata.labels.as_ref()?;
-        labels.get(name).map(String::as_str)
-    }
-
-    /// Whether an object of that uid is among its owners.
-    pub fn is_owned_by(&self, uid: &str) -> bool {
-        let owners = self.metadata.owner_references.iter().flatten();
-        owners.into_iter().any(|owner| owner.uid == uid)
-    }
-
-    pub fn condition(&self, kind: &str) -> Option<&ChildCondition> {
-        self.status.conditions.iter().find(|own| own.kind == kind)
-    }
-
-    pub fn holds(&self, kind: &str) -> bool {
-        self.condition(kind).is_some_and(|own| own.status == "True")
-    }
-}
-
-impl Resource for Child {
-    type DynamicType = ApiResource;
-    type Scope = DynamicResourceScope;
-
-    fn kind(dt: &ApiResource) -> Cow<'_, str> {
-        Cow::Borrowed(&dt.kind)
-    }
-
-    fn group(dt: &ApiResource) -> Cow<'_, str> {
-        Cow::Borrowed(&dt.group)
-    }
-
-    fn version(dt: &ApiResource) -> Cow<'_, str> {
-        Cow::Borrowed(&dt.version)
-    }
-
-    fn api_version(dt: &ApiResource) -> Cow<'_, str> {
-        Cow::Borrowed(&dt.api_version)
-    }
-
-    fn plural(dt: &ApiResource) -> Cow<'_, str> {
-        Cow::Borrowed(&dt.plural)
-    }
-
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
 }

@@ -13,8 +13,9 @@ use artifactdb_crds::{ArtifactDB, ArtifactPlugin, ArtifactSchedule};
 use kube::ResourceExt;
 use serde::{Deserialize, Serialize};
 
+use crate::child::Child;
 use crate::names::{MAPPING, SCHEMAS, cron_job, short_hash};
-use crate::object::{Child, ChildKind};
+use crate::object::ChildKind;
 use crate::references::references;
 
 /// Digits of the hashes in names.
@@ -641,8 +642,8 @@ fn mounted(observed: &Observed) -> Vec<String> {
 /// Whether every pod of a Deployment is made from its template as it is now, and is available.
 pub fn rolled_out(child: &Child) -> bool {
     let wanted = child.spec.replicas.unwrap_or(1);
-    let status = &child.status;
-    status.observed_generation >= child.metadata.generation
+    let status = child.status();
+    status.observed_generation >= child.generation
         && status.updated_replicas.unwrap_or(0) >= wanted
         && status.replicas.unwrap_or(0) <= wanted
         && status.available_replicas.unwrap_or(0) >= wanted

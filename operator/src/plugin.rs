@@ -15,8 +15,9 @@ use kube::api::{Api, DeleteParams, ListParams, LogParams, Patch, PatchParams, Pr
 use kube::runtime::controller::Action;
 use serde_json::json;
 
+use crate::child::Child;
 use crate::names::{BEGUN, MANAGER, cron_job};
-use crate::object::{Child, ChildKind};
+use crate::object::ChildKind;
 use crate::operator::{Operator, ReconcileError, jittered};
 use crate::plan::rolled_out;
 use crate::runs::{Ledger, Phase, admitted, orphaned, phase};
@@ -146,14 +147,14 @@ async fn admit(
             .get(ChildKind::Deployment, &namespace, &deployment);
         // What a Job may do is known to the pods that were made with its plugin.
         let serves =
-            |child: &Child| rolled_out(child) && child.status.available_replicas.unwrap_or(0) > 0;
+            |child: &Child| rolled_out(child) && child.status().available_replicas.unwrap_or(0) > 0;
         if !serving.is_some_and(|child| serves(&child)) {
             waits = true;
             continue;
         }
         for job in begin {
             let patch = json!({
-                "metadata": {"uid": job.uid(), "annotations": {BEGUN: "true"}},
+                "metadata": {"uid": job.uid, "annotations": {BEGUN: "true"}},
                 "spec": {"suspend": false},
             });
             let parameters = PatchParams {
@@ -161,10 +162,12 @@ async fn admit(
                 ..PatchParams::default()
             };
             match api
-                .patch(&job.name_any(), &parameters, &Patch::Merge(&patch))
+                .patch(&job.name, &parameters, &Patch::Merge(&patch))
                 .await
             {
-                Ok(begun) => world.children.learn(ChildKind::Job, begun),
+                Ok(begun) => {
+                    world.children.learn(ChildKind::Job, begun);
+                }
                 // It is gone, or another one has its name.
                 Err(kube::Error::Api(status)) if [404, 409, 422].contains(&status.code) => {}
                 Err(error) => return Err(error.into()),
@@ -174,10 +177,10 @@ async fn admit(
     let served: BTreeSet<String> = instances.iter().map(|own| own.name_any()).collect();
     for job in orphaned(jobs, &served) {
         let parameters = DeleteParams::background().preconditions(Preconditions {
-            uid: job.uid(),
+            uid: Some(job.uid.to_string()),
             resource_version: None,
         });
-        match api.delete(&job.name_any(), &parameters).await {
+        match api.delete(&job.name, &parameters).await {
             Ok(_) => {}
             Err(kube::Error::Api(status)) if [404, 409].contains(&status.code) => {}
             Err(error) => return Err(error.into()),

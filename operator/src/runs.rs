@@ -5,10 +5,9 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use artifactdb_crds::plugin::{ArtifactPluginStatus, Run};
-use kube::ResourceExt;
 
+use crate::child::Child;
 use crate::names::{BEGUN, EVENT, INSTANCE};
-use crate::object::Child;
 
 /// Runs that events start at the same time, where nobody says how many.
 const TOGETHER: u32 = 4;
@@ -26,9 +25,9 @@ pub enum Phase {
 }
 
 pub fn phase(job: &Child) -> Phase {
-    if job.holds("Complete") {
+    if job.condition("Complete").is_some() {
         Phase::Succeeded
-    } else if job.holds("Failed") {
+    } else if job.condition("Failed").is_some() {
         Phase::Failed
     } else if job.spec.suspend == Some(true) {
         Phase::Waiting
@@ -40,9 +39,7 @@ pub fn phase(job: &Child) -> Phase {
 /// Jobs of one instance that may begin now, the oldest first. Those that a person or a schedule
 /// starts count, too: they are not asked. One that has begun and is suspended is so by a person.
 pub fn admitted<'a>(jobs: &'a [Arc<Child>], instance: &str, most: Option<u32>) -> Vec<&'a Child> {
-    let own = |job: &&Arc<Child>| {
-        job.label(INSTANCE) == Some(instance) && job.metadata.deletion_timestamp.is_none()
-    };
+    let own = |job: &&Arc<Child>| job.label(INSTANCE) == Some(instance) && !job.leaves;
     let running = jobs
         .iter()
         .filter(own)
@@ -55,10 +52,7 @@ pub fn admitted<'a>(jobs: &'a [Arc<Child>], instance: &str, most: Option<u32>) -
         .filter(|job| phase(job) == Phase::Waiting && job.annotation(BEGUN).is_none())
         .map(|job| &**job)
         .collect();
-    waiting.sort_by_cached_key(|job| {
-        let made = job.metadata.creation_timestamp.as_ref();
-        (made.map(|time| time.0), job.name_any())
-    });
+    waiting.sort_by_key(|job| (job.created, job.name.clone()));
     waiting.truncate(room);
     waiting
 }
@@ -68,7 +62,7 @@ pub fn orphaned<'a>(jobs: &'a [Arc<Child>], instances: &BTreeSet<String>) -> Vec
     jobs.iter()
         .filter(|job| {
             phase(job) == Phase::Waiting
-                && job.metadata.deletion_timestamp.is_none()
+                && !job.leaves
                 && !job
                     .label(INSTANCE)
                     .is_some_and(|own| instances.contains(own))
@@ -80,7 +74,7 @@ pub fn orphaned<'a>(jobs: &'a [Arc<Child>], instances: &BTreeSet<String>) -> Vec
 /// When a Job ended, in RFC 3339 and UTC: the later text is the later time.
 pub fn ended(job: &Child) -> Option<&str> {
     match phase(job) {
-        Phase::Succeeded => job.status.completion_time.as_deref(),
+        Phase::Succeeded => job.status().completion_time.as_deref(),
         Phase::Failed => job.condition("Failed")?.last_transition_time.as_deref(),
         Phase::Waiting | Phase::Running => None,
     }
@@ -97,7 +91,8 @@ pub struct Ledger {
     pub started: Option<String>,
     /// Newest first.
     pub last: Vec<Run>,
-    counted: HashSet<String>,
+    /// By uid.
+    counted: HashSet<Box<str>>,
 }
 
 impl Ledger {
@@ -114,7 +109,7 @@ impl Ledger {
             counted: jobs
                 .iter()
                 .filter(before)
-                .filter_map(|job| job.uid())
+                .map(|job| job.uid.clone())
                 .collect(),
             through,
         }
@@ -123,13 +118,13 @@ impl Ledger {
     /// Counts what ended since, and returns the runs that are now among the last, but for what has
     /// to be asked of their pods.
     pub fn count(&mut self, jobs: &[Arc<Child>]) -> Vec<Run> {
-        let there: HashSet<String> = jobs.iter().filter_map(|job| job.uid()).collect();
-        self.counted.retain(|uid| there.contains(uid));
+        let there: HashSet<&str> = jobs.iter().map(|job| &*job.uid).collect();
+        self.counted.retain(|uid| there.contains(&**uid));
         let mut new: Vec<Run> = Vec::new();
         for job in jobs {
-            self.started = self.started.take().max(job.status.start_time.clone());
+            self.started = self.started.take().max(job.status().start_time.clone());
             let Some(at) = ended(job) else { continue };
-            if !self.counted.insert(job.uid().unwrap_or_default()) {
+            if !self.counted.insert(job.uid.clone()) {
                 continue;
             }
             let succeeded = phase(job) == Phase::Succeeded;
@@ -141,10 +136,10 @@ impl Ledger {
                 self.through = Some(at.to_owned());
             }
             new.push(Run {
-                job: job.name_any(),
+                job: job.name.to_string(),
                 instance: job.label(INSTANCE).unwrap_or_default().to_owned(),
                 event: job.annotation(EVENT).map(str::to_owned),
-                started: job.status.start_time.clone(),
+                started: job.status().start_time.clone(),
                 finished: Some(at.to_owned()),
                 succeeded: Some(succeeded),
                 exit_code: None,
@@ -172,6 +167,8 @@ impl Ledger {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::child::ChildObject;
+    use crate::names::{MANAGED_BY, MANAGER};
     use serde_json::json;
 
     fn job(name: &str, instance: &str, suspended: bool, ended: Option<(&str, &str)>) -> Arc<Child> {
@@ -183,15 +180,16 @@ mod tests {
             .filter(|(kind, _)| *kind == "Complete")
             .map(|(_, at)| at);
         let child = json!({
-            "metadata": {"name": name, "uid": name, "labels": {INSTANCE: instance}},
+            "metadata": {"name": name, "uid": name, "labels": {MANAGED_BY: MANAGER, INSTANCE: instance}},
             "spec": {"suspend": suspended},
             "status": {"conditions": conditions, "completionTime": done},
         });
-        Arc::new(serde_json::from_value(child).unwrap())
+        let child: ChildObject = serde_json::from_value(child).unwrap();
+        Arc::new(child.into())
     }
 
     fn names(jobs: &[&Child]) -> Vec<String> {
-        jobs.iter().map(|job| job.name_any()).collect()
+        jobs.iter().map(|job| job.name.to_string()).collect()
     }
 
     #[test]
@@ -206,9 +204,14 @@ mod tests {
         assert_eq!(names(&admitted(&jobs, "a", Some(2))), ["w1"]);
         assert_eq!(names(&admitted(&jobs, "a", None)), ["w1", "w2"]);
         assert!(admitted(&jobs, "a", Some(1)).is_empty());
-        let mut begun = Child::clone(&jobs[2]);
-        begun.metadata.annotations = Some([(BEGUN.to_owned(), "true".to_owned())].into());
-        assert!(admitted(&[Arc::new(begun)], "a", None).is_empty());
+        let begun = json!({
+            "metadata": {
+                "labels": {MANAGED_BY: MANAGER, INSTANCE: "a"}, "annotations": {BEGUN: "true"},
+            },
+            "spec": {"suspend": true},
+        });
+        let begun: ChildObject = serde_json::from_value(begun).unwrap();
+        assert!(admitted(&[Arc::new(begun.into())], "a", None).is_empty());
         let served = BTreeSet::from(["a".to_owned()]);
         assert_eq!(names(&orphaned(&jobs, &served)), ["x"]);
     }

@@ -59,7 +59,7 @@ pub async fn reconcile(
         let name = cron_job(&instance.name_any(), "schedule", &own.name_any());
         match world.children.get(ChildKind::CronJob, &namespace, &name) {
             // RFC 3339 in UTC: the later text is the later time.
-            Some(child) => last = last.max(child.status.last_schedule_time.clone()),
+            Some(child) => last = last.max(child.status().last_schedule_time.clone()),
             None => waits.push(instance.name_any()),
         }
     }

@@ -9,8 +9,9 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::ResourceExt;
 
+use crate::child::Child;
 use crate::names::{COMPONENT, INSTANCE, NAME};
-use crate::object::{Child, ChildKind};
+use crate::object::ChildKind;
 use crate::plan::{IndexState, Observed, Outcome, Plan, Problem, rolled_out};
 
 /// A condition before it has a time.
@@ -120,7 +121,7 @@ pub fn of_instance(
         observed_generation: generation,
         url,
         index,
-        replicas: Some(api.map_or(0, |child| child.status.replicas.unwrap_or(0))),
+        replicas: Some(api.map_or(0, |child| child.status().replicas.unwrap_or(0))),
         selector: Some(format!(
             "{NAME}=artifactdb,{INSTANCE}={},{COMPONENT}=api",
             instance.name_any()
@@ -194,24 +195,20 @@ fn planned(
         seen += 1;
         if !rolled_out(child) {
             let wanted = child.spec.replicas.unwrap_or(1);
-            let available = child.status.available_replicas.unwrap_or(0);
-            let updated = child.status.updated_replicas.unwrap_or(0);
+            let available = child.status().available_replicas.unwrap_or(0);
+            let updated = child.status().updated_replicas.unwrap_or(0);
             waits.push(format!(
                 "{} '{name}': {updated} of {wanted} pods are up to date, {available} available",
                 kind.as_str()
             ));
         }
-        if let Some(own) = child.condition("Progressing")
-            && own.status == "False"
-        {
+        if let Some(own) = child.condition("Progressing") {
             failing.push(Problem {
                 reason: "RolloutFailed",
                 message: format!("{} '{name}': {}", kind.as_str(), own.message),
             });
         }
-        if let Some(own) = child.condition("ReplicaFailure")
-            && own.status == "True"
-        {
+        if let Some(own) = child.condition("ReplicaFailure") {
             failing.push(Problem {
                 reason: "PodsRefused",
                 message: format!("{} '{name}': {}", kind.as_str(), own.message),

@@ -23,10 +23,11 @@ use parking_lot::{Mutex, RwLock};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
+use crate::child::{Child, ChildObject};
 use crate::children::{Change, Children};
 use crate::definitions::outdated;
 use crate::names::{MANAGED_BY, MANAGER, PLUGIN, SOURCE};
-use crate::object::{Child, ChildKind};
+use crate::object::ChildKind;
 use crate::references::references;
 use crate::runs::phase;
 
@@ -36,6 +37,8 @@ const PAGE: u32 = 50;
 const LOOK: Duration = Duration::from_secs(30);
 /// Shortest time between two wakings of a plugin for its runs; longer than changes are collected for.
 const NUDGE: Duration = Duration::from_millis(400);
+/// A copy of the whole resource, which `kubectl apply` leaves.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 /// Between two looks at the definitions of our own kinds.
 const DEFINITIONS: Duration = Duration::from_secs(300);
 
@@ -115,7 +118,7 @@ where
     }
 }
 
-pub fn child_api(client: &Client, namespace: Option<&str>, kind: ChildKind) -> Api<Child> {
+pub fn child_api(client: &Client, namespace: Option<&str>, kind: ChildKind) -> Api<ChildObject> {
     match namespace {
         Some(namespace) => Api::namespaced_with(client.clone(), namespace, &kind.resource()),
         None => Api::all_with(client.clone(), &kind.resource()),
@@ -242,8 +245,10 @@ impl World {
                 Some(namespace) => Api::namespaced(self.client.clone(), namespace),
                 None => Api::all(self.client.clone()),
             };
-            let stream = watcher(api, watcher::Config::default().page_size(PAGE))
-                .modify(|own| own.managed_fields_mut().clear());
+            let stream = watcher(api, watcher::Config::default().page_size(PAGE)).modify(|own| {
+                own.managed_fields_mut().clear();
+                own.annotations_mut().remove(LAST_APPLIED);
+            });
             let mut stream = std::pin::pin!(stream.default_backoff());
             let mut listed: Vec<ObjectRef<Guard<K>>> = Vec::new();
             while let Some(event) = stream.next().await {
@@ -323,13 +328,13 @@ impl World {
             false => {
                 let resource = kind.resource();
                 let client = self.client.clone();
-                let api: Api<PartialObjectMeta<Child>> = match namespace {
+                let api: Api<PartialObjectMeta<ChildObject>> = match namespace {
                     Some(namespace) => Api::namespaced_with(client, namespace, &resource),
                     None => Api::all_with(client, &resource),
                 };
-                let bare = |own: PartialObjectMeta<Child>| Child {
+                let bare = |own: PartialObjectMeta<ChildObject>| ChildObject {
                     metadata: own.metadata,
-                    ..Child::default()
+                    ..ChildObject::default()
                 };
                 watcher(api, config)
                     .map_ok(move |event| event_of(event, bare))
@@ -502,17 +507,17 @@ impl World {
 
     /// Takes in what the API server answered to a write of ours. The watch tells it again, as an echo
     /// that wakes nobody: who waits for it is woken now.
-    pub fn learn(&self, kind: ChildKind, child: Child) {
-        let waited_for = (kind == ChildKind::CronJob).then(|| child.clone());
-        self.children.learn(kind, child);
-        if let Some(child) = waited_for {
-            let namespace = child.metadata.namespace.as_deref().unwrap_or_default();
-            self.wake_namers(namespace, &child);
+    pub fn learn(&self, kind: ChildKind, child: ChildObject) -> Arc<Child> {
+        let child = self.children.learn(kind, child);
+        if kind == ChildKind::CronJob {
+            self.wake_namers(&child);
         }
+        child
     }
 
     /// Wakes the plugin or schedule that a CronJob was rendered for.
-    fn wake_namers(&self, namespace: &str, child: &Child) {
+    fn wake_namers(&self, child: &Child) {
+        let namespace = &*child.namespace;
         let Some(source) = child.annotation(SOURCE) else {
             return;
         };
@@ -552,35 +557,35 @@ impl World {
         let Some(child) = change.after.as_ref().or(change.before.as_ref()) else {
             return;
         };
-        let namespace = child.metadata.namespace.clone().unwrap_or_default();
-        for owner in child.metadata.owner_references.iter().flatten() {
-            if owner.kind == "ArtifactDB" {
-                self.wake.instances.wake(&namespace, &owner.name);
+        let namespace = &*child.namespace;
+        for owner in &child.owners {
+            if &*owner.kind == "ArtifactDB" {
+                self.wake.instances.wake(namespace, &owner.name);
             }
         }
         if change.kind == ChildKind::CronJob {
-            self.wake_namers(&namespace, child);
+            self.wake_namers(child);
         }
         if change.kind == ChildKind::Job
             && let Some(plugin) = child.label(PLUGIN)
             && moves(change)
         {
-            self.nudge(&namespace, plugin);
+            self.nudge(namespace, plugin);
         }
         if !change.kind.is_referred_to() {
             return;
         }
-        let name = child.name();
-        each_in(&self.instances, &namespace, |instance| {
+        let name = &*child.name;
+        each_in(&self.instances, namespace, |instance| {
             if references(&instance.spec).any(|own| own.kind == change.kind && own.name == name) {
-                self.wake.instances.wake(&namespace, &instance.name_any());
+                self.wake.instances.wake(namespace, &instance.name_any());
             }
         });
         if change.kind != ChildKind::ConfigMap {
             return;
         }
         let mut referred = false;
-        each_in(&self.schemas, &namespace, |schema| {
+        each_in(&self.schemas, namespace, |schema| {
             if schema
                 .spec
                 .schema_ref
@@ -588,12 +593,12 @@ impl World {
                 .is_some_and(|own| own.config_map == name)
             {
                 referred = true;
-                self.wake.schemas.wake(&namespace, &schema.name_any());
+                self.wake.schemas.wake(namespace, &schema.name_any());
             }
         });
         if referred {
-            each_in(&self.instances, &namespace, |instance| {
-                self.wake.instances.wake(&namespace, &instance.name_any());
+            each_in(&self.instances, namespace, |instance| {
+                self.wake.instances.wake(namespace, &instance.name_any());
             });
         }
     }

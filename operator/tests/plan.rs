@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use artifactdb_core::search::elasticsearch::{Standing, TemplateStanding};
 use artifactdb_crds::read::read;
+use artifactdb_operator::child::{Child, ChildObject};
 use artifactdb_operator::names::{COMPONENT, INSTANCE, MANAGED_BY, MANAGER, SCHEMAS};
-use artifactdb_operator::object::{Child, ChildKind};
+use artifactdb_operator::object::ChildKind;
 use artifactdb_operator::offline::observe;
 use artifactdb_operator::plan::{
     IndexJob, IndexState, Observed, Outcome, Plan, Rehearsal, Served, Step, plan,
@@ -48,8 +49,8 @@ fn child(
     for (name, value) in more.as_object().unwrap() {
         body[name] = value.clone();
     }
-    let child: Child = serde_json::from_value(body).unwrap();
-    ((kind, name.to_owned()), Arc::new(child))
+    let child: ChildObject = serde_json::from_value(body).unwrap();
+    ((kind, name.to_owned()), Arc::new(Child::from(child)))
 }
 
 /// Pods that work by schemas from before, all up.

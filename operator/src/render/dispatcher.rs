@@ -90,7 +90,6 @@ impl Rendering<'_> {
     fn dispatcher_template(&self, account: &str, config: &str) -> Value {
         let command = ["/artifactdb-indexer", "dispatch"];
         let mut container = self.container(COMPONENT, self.indexer_image(), &command);
-        container["resources"] = resources(None, "10m", "32Mi", "128Mi");
         // It keeps little, and huge pages would make thrice as much of that.
         if let Some(env) = container["env"].as_array_mut() {
             env.push(json!({"name": "MIMALLOC_ALLOW_THP", "value": "0"}));
@@ -99,10 +98,16 @@ impl Rendering<'_> {
         if let Some(mounts) = container["volumeMounts"].as_array_mut() {
             mounts.push(mount);
         }
-        let mut pod = self.pod(COMPONENT, container, &self.served_schemas());
+        let pod = self.pod(COMPONENT, container, &self.served_schemas());
+        let mut pod = self.beside_workers(pod, COMPONENT);
         let spec = &mut pod["spec"];
         spec["serviceAccountName"] = json!(account);
         spec["automountServiceAccountToken"] = json!(true);
+        let containers = spec["containers"].as_array_mut().into_iter().flatten();
+        // What workers need is much more.
+        for own in containers.filter(|own| own["name"] == COMPONENT) {
+            own["resources"] = resources(None, "10m", "32Mi", "128Mi");
+        }
         if let Some(volumes) = spec["volumes"].as_array_mut() {
             volumes.push(json!({"name": "plugins", "configMap": {"name": config}}));
         }

@@ -75,7 +75,7 @@ impl Rendering<'_> {
         container["resources"] = resources(spec.indexer.resources.as_ref(), "50m", "64Mi", "256Mi");
         let mut template = self.pod(component, container, schemas);
         template["spec"]["restartPolicy"] = json!("Never");
-        template
+        self.beside_workers(template, "indexer")
     }
 
     /// The Job that the wanted mapping needs now; and what is left of an earlier one for the same
@@ -138,7 +138,7 @@ pub fn purge_stale(instance: &ArtifactDB) -> Vec<String> {
 
 /// Whether a child that is not rendered may go. A Job does once it is about a mapping that nobody
 /// wants any more; one about the wanted mapping ends by itself, and its time to live takes it away.
-pub fn may_go(kind: ChildKind, child: &crate::object::Child, mapping_hash: &str) -> bool {
+pub fn may_go(kind: ChildKind, child: &crate::child::Child, mapping_hash: &str) -> bool {
     if kind != ChildKind::Job {
         return true;
     }

@@ -163,6 +163,13 @@ impl Rendering<'_> {
         self.with_theirs(template, spec.indexer.pod_template.as_ref(), "indexer")
     }
 
+    /// A pod of the indexer's image that is no worker, with what people want of those.
+    pub(super) fn beside_workers(&self, template: Value, container: &str) -> Value {
+        let theirs = self.plan.instance.spec.indexer.pod_template.as_ref();
+        let theirs = theirs.map(|own| template::lent(own, "indexer", container));
+        self.with_theirs(template, theirs.as_ref(), container)
+    }
+
     pub(super) fn indexer_image(&self) -> &str {
         let spec = &self.plan.instance.spec;
         spec.image.as_ref().unwrap_or(&self.context.images.indexer)

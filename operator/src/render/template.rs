@@ -88,6 +88,30 @@ fn merge_key(list: &str) -> Option<&'static str> {
     }
 }
 
+/// What of a template for pods with `container` holds for another pod of the same image, whose one
+/// container is called `other`: where it runs, and with what. Other containers would keep a Job from
+/// ending, and probes ask what does not answer there.
+pub fn lent(theirs: &Value, container: &str, other: &str) -> Value {
+    let mut lent = theirs.clone();
+    let containers = lent.pointer_mut("/spec/containers");
+    let Some(containers) = containers.and_then(Value::as_array_mut) else {
+        return lent;
+    };
+    containers.retain(|own| own["name"] == container);
+    for own in containers.iter_mut().filter_map(Value::as_object_mut) {
+        for name in [
+            "livenessProbe",
+            "readinessProbe",
+            "startupProbe",
+            "lifecycle",
+        ] {
+            own.remove(name);
+        }
+        own.insert("name".to_owned(), Value::from(other));
+    }
+    lent
+}
+
 /// Puts back what must be ours: the labels that selectors look for, and restricted Pod Security.
 /// `container` is the name of our own container.
 pub fn own(template: &mut Value, ours: &Value, container: &str) {
@@ -165,5 +189,28 @@ mod tests {
                 },
             })
         );
+    }
+
+    #[test]
+    fn what_is_lent_ends_and_answers_no_probe() {
+        let theirs = json!({
+            "metadata": {"annotations": {"a": "b"}},
+            "spec": {
+                "nodeSelector": {"disk": "fast"},
+                "containers": [
+                    {"name": "indexer", "env": [{"name": "A", "value": "1"}], "livenessProbe": {}},
+                    {"name": "sidecar", "image": "x"},
+                ],
+            },
+        });
+        let wanted = json!({
+            "metadata": {"annotations": {"a": "b"}},
+            "spec": {
+                "nodeSelector": {"disk": "fast"},
+                "containers": [{"name": "other", "env": [{"name": "A", "value": "1"}]}],
+            },
+        });
+        assert_eq!(lent(&theirs, "indexer", "other"), wanted);
+        assert_eq!(lent(&json!({}), "indexer", "other"), json!({}));
     }
 }
