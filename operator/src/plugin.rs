@@ -27,6 +27,9 @@ use crate::world::{Guard, World, child_api, read, shared_in};
 
 /// How long a new plugin may be without a status: what it waits for is mostly there by then.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// The same, while an instance that it serves has none either: many are new at once, and this one is
+/// told of when its turn has come.
+const LONG_PATIENCE: Duration = Duration::from_secs(120);
 /// Between two writes of what runs have come to.
 const TELLING: Duration = Duration::from_secs(3);
 /// Between two looks while runs wait for an API that is not up.
@@ -68,11 +71,15 @@ pub async fn reconcile(
     let uid = own.uid().unwrap_or_default();
     let before = own.status.clone().unwrap_or_default();
     let ready = ready(world, own, &instances, unable);
+    let limit = match instances.iter().any(|own| own.status.is_none()) {
+        true => LONG_PATIENCE,
+        false => PATIENCE,
+    };
     if before.conditions.is_empty()
         && ready.reason == "Pending"
-        && let Some(left) = operator.patience(&uid, PATIENCE)
+        && let Some(left) = operator.patience(&uid, limit)
     {
-        return Ok(Action::requeue(left));
+        return Ok(Action::requeue(left.min(PATIENCE)));
     }
     // Runs that end together are told together.
     let changes = before.observed_generation != own.metadata.generation
