@@ -476,9 +476,9 @@ impl Indexer {
         let below = head.documents_below(name, epoch);
         let below = published.map_or(below, |published| below.min(published));
         let removed = self.search.remove(project, name, below).await?;
-        if removed > 0 {
-            self.search.refresh().await?;
-        }
+        // Also where none was left: another worker may have removed them a moment ago, and its refresh is
+        // not over.
+        self.search.refresh().await?;
         self.versions.remove_files(project, name, epoch).await?;
         Ok(json!({"project_id": project, "version": name, "removed_files": removed}))
     }
