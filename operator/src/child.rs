@@ -130,7 +130,7 @@ impl Resource for ChildObject {
 /// What is kept of a child: what decides something, and no more, as a cluster has many thousands.
 /// Objects of others (Secrets and ConfigMaps that resources may refer to) have no labels, annotations
 /// and owners here.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug)]
 pub struct Child {
     pub name: Arc<str>,
     pub namespace: Arc<str>,
@@ -141,8 +141,6 @@ pub struct Child {
     pub created: Option<Timestamp>,
     /// Whether it is being deleted.
     pub leaves: bool,
-    /// Whether the operator made it.
-    pub is_own: bool,
     labels: Marks,
     annotations: Marks,
     pub owners: Box<[Owner]>,
@@ -196,7 +194,6 @@ impl From<ChildObject> for Child {
             generation: meta.generation,
             created: meta.creation_timestamp.map(|time| time.0),
             leaves: meta.deletion_timestamp.is_some(),
-            is_own,
             labels: kept(meta.labels.filter(|_| is_own), &LABELS),
             annotations: kept(meta.annotations.filter(|_| is_own), &ANNOTATIONS),
             owners: meta
@@ -258,7 +255,7 @@ impl Child {
     /// All of it that may change, but for its version.
     fn face(&self) -> impl PartialEq {
         (
-            (self.generation, self.leaves, self.is_own),
+            (self.generation, self.leaves),
             (&self.labels, &self.annotations, &self.owners),
             (&self.spec, &self.status),
         )

@@ -30,6 +30,8 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// Changes that come together are acted on together.
 const DEBOUNCE: Duration = Duration::from_millis(200);
+/// How long it is known since when a new resource waits.
+const NEW: Duration = Duration::from_secs(600);
 /// Longest note of an Event, in bytes.
 const NOTE_MAX: usize = 1000;
 
@@ -176,10 +178,11 @@ impl Operator {
         left
     }
 
-    /// How long a new resource may still wait for what will be there soon; counted from the first time.
+    /// How long a new resource may still wait for what will be there soon, counted from the first time;
+    /// `limit` is shorter than `NEW`.
     pub fn patience(&self, uid: &str, limit: Duration) -> Option<Duration> {
         let mut waiting = self.waiting.lock();
-        waiting.retain(|_, since| since.elapsed() < limit * 2);
+        waiting.retain(|_, since| since.elapsed() < NEW);
         let since = *waiting.entry(uid.to_owned()).or_insert_with(Instant::now);
         limit.checked_sub(since.elapsed())
     }
